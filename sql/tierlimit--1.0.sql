@@ -1,0 +1,254 @@
+/* sql/tierlimit--1.0.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION tierlimit" to load this file. \quit
+
+--
+-- Configuration
+--
+
+CREATE TABLE tierlimit.tier (
+	name text PRIMARY KEY
+		CHECK (name COLLATE "C" ~ '^[\x20-\x7e]{1,63}$'),
+	description text
+);
+
+COMMENT ON TABLE tierlimit.tier IS 'Plans that keys are on';
+COMMENT ON COLUMN tierlimit.tier.name IS '1 to 63 printable ASCII characters';
+
+CREATE TABLE tierlimit.error_code (
+	code integer PRIMARY KEY,
+	http_status integer NOT NULL CHECK (http_status BETWEEN 100 AND 599),
+	name text NOT NULL,
+	message text NOT NULL,
+	resolution text
+);
+
+COMMENT ON TABLE tierlimit.error_code IS 'What a refused caller of the API is told; rows may be added';
+
+INSERT INTO tierlimit.error_code (code, http_status, name, message, resolution) VALUES
+	(1001, 401, 'API_KEY_INVALID', 'This API Key is invalid.', 'Check that the API Key was copied whole, and that it was not replaced by a new one.'),
+	(1002, 401, 'API_KEY_MISSING', 'API key missing.', 'Send your API Key with each request.'),
+	(1003, 402, 'API_KEY_PLAN_REQUIRES_PAYMENT', 'Your API Key must be activated.', 'Activate your subscription plan by paying for it.'),
+	(1004, 402, 'API_KEY_PLAN_PAYMENT_EXPIRED', 'Your API Key''s subscription plan has expired.', 'Renew your subscription plan.'),
+	(1005, 403, 'API_KEY_REQUIRED', 'An API Key is required for this call.', 'Send an API Key with this request; sign up for one if you have none.'),
+	(1006, 403, 'API_KEY_PLAN_NOT_AUTHORIZED', 'Your API Key subscription plan doesn''t support this endpoint.', 'Upgrade to a subscription plan that includes this endpoint.'),
+	(1007, 403, 'API_KEY_DISABLED', 'This API Key has been disabled.', 'Contact support.'),
+	(1008, 429, 'API_KEY_PLAN_MINUTE_RATE_LIMIT_REACHED', 'You''ve exceeded your API Key''s HTTP request rate limit.', 'Wait as long as Retry-After says, or upgrade your subscription plan.'),
+	(1009, 429, 'API_KEY_PLAN_DAILY_RATE_LIMIT_REACHED', 'You''ve exceeded your API Key''s daily rate limit.', 'Wait as long as Retry-After says, or upgrade your subscription plan.'),
+	(1010, 429, 'API_KEY_PLAN_MONTHLY_RATE_LIMIT_REACHED', 'You''ve exceeded your API Key''s monthly rate limit.', 'Wait as long as Retry-After says, or upgrade your subscription plan.'),
+	(1011, 429, 'IP_RATE_LIMIT_REACHED', 'You''ve hit an IP rate limit.', 'Wait as long as Retry-After says.');
+
+CREATE TABLE tierlimit.tier_limit (
+	tier text NOT NULL REFERENCES tierlimit.tier ON UPDATE CASCADE ON DELETE CASCADE,
+	name text NOT NULL
+		CHECK (name COLLATE "C" ~ '^[\x20-\x7e]{1,63}$'),
+	period interval NOT NULL,
+	kind text NOT NULL DEFAULT 'sliding' CHECK (kind IN ('sliding', 'calendar')),
+	max bigint NOT NULL CHECK (max >= 0),
+	unit text NOT NULL DEFAULT 'requests' CHECK (unit IN ('requests', 'credits')),
+	enforce boolean NOT NULL DEFAULT true,
+	error_code integer REFERENCES tierlimit.error_code ON UPDATE CASCADE,
+	PRIMARY KEY (tier, name),
+	UNIQUE (tier, period, kind, unit),
+	CONSTRAINT tier_limit_sliding_period_check CHECK (
+		kind <> 'sliding' OR
+		(extract(year FROM period) = 0 AND extract(month FROM period) = 0 AND
+		 period BETWEEN interval '1 second' AND interval '366 days')),
+	CONSTRAINT tier_limit_calendar_period_check CHECK (
+		kind <> 'calendar' OR
+		(extract(year FROM period) * 12 + extract(month FROM period),
+		 extract(day FROM period),
+		 extract(hour FROM period) * 3600 + extract(minute FROM period) * 60 + extract(second FROM period))
+		IN ((0, 0, 60), (0, 0, 3600), (0, 1, 0), (0, 7, 0), (1, 0, 0), (3, 0, 0), (12, 0, 0)))
+);
+
+COMMENT ON TABLE tierlimit.tier_limit IS 'Limits of tiers: one row a window';
+COMMENT ON COLUMN tierlimit.tier_limit.name IS 'the limit''s name in answers and headers';
+COMMENT ON COLUMN tierlimit.tier_limit.period IS 'sliding: 1 second to 366 days, without months; calendar: 1 minute, hour, day, week, month, 3 months or 1 year';
+COMMENT ON COLUMN tierlimit.tier_limit.kind IS 'sliding: the last period, rolling; calendar: the running period since the key''s billing anchor';
+COMMENT ON COLUMN tierlimit.tier_limit.max IS 'how much fits; 0 admits nothing';
+COMMENT ON COLUMN tierlimit.tier_limit.unit IS 'requests: a call counts 1; credits: a call counts its cost';
+COMMENT ON COLUMN tierlimit.tier_limit.enforce IS 'false: a shadow limit, which counts but never denies';
+COMMENT ON COLUMN tierlimit.tier_limit.error_code IS 'of a denial; NULL: by period, up to 1 hour 1008, up to 1 day 1009, longer 1010';
+
+CREATE FUNCTION tierlimit.is_timezone(name text) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'tierlimit_is_timezone'
+	LANGUAGE C STABLE STRICT PARALLEL SAFE;
+
+COMMENT ON FUNCTION tierlimit.is_timezone(text) IS 'Whether the server knows a time zone by this name';
+
+CREATE TABLE tierlimit.api_key (
+	name text PRIMARY KEY CHECK (octet_length(name) BETWEEN 1 AND 255),
+	key_hash bytea UNIQUE CHECK (octet_length(key_hash) = 32),
+	key_prefix text,
+	tier text NOT NULL REFERENCES tierlimit.tier ON UPDATE CASCADE,
+	status text NOT NULL DEFAULT 'active'
+		CHECK (status IN ('active', 'payment_required', 'payment_expired', 'disabled')),
+	account text CHECK (octet_length(account) BETWEEN 1 AND 255),
+	billing_anchor timestamptz CHECK (isfinite(billing_anchor)),
+	billing_timezone text NOT NULL DEFAULT 'UTC'
+		CHECK (octet_length(billing_timezone) <= 255 AND tierlimit.is_timezone(billing_timezone)),
+	expires_at timestamptz,
+	description text,
+	created_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE INDEX ON tierlimit.api_key (tier);
+
+COMMENT ON TABLE tierlimit.api_key IS 'Registered keys';
+COMMENT ON COLUMN tierlimit.api_key.name IS 'public name, 1 to 255 bytes, used in the log and in reports';
+COMMENT ON COLUMN tierlimit.api_key.key_hash IS 'SHA-256 of the secret, which is stored nowhere';
+COMMENT ON COLUMN tierlimit.api_key.key_prefix IS 'first characters of the secret, to recognise it by';
+COMMENT ON COLUMN tierlimit.api_key.status IS 'active, payment_required (1003), payment_expired (1004) or disabled (1007)';
+COMMENT ON COLUMN tierlimit.api_key.account IS 'keys of one account are counted together, under this name; NULL: on its own';
+COMMENT ON COLUMN tierlimit.api_key.billing_anchor IS 'when calendar periods begin; NULL: 2001-01-01 00:00 in its time zone';
+COMMENT ON COLUMN tierlimit.api_key.expires_at IS 'from then on refused with 1004';
+
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.tier', '');
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.error_code', 'WHERE code NOT BETWEEN 1001 AND 1011');
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.tier_limit', '');
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.api_key', '');
+
+--
+-- Telling sessions of changes
+--
+
+CREATE FUNCTION tierlimit.tiers_changed() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'tierlimit_tiers_changed' LANGUAGE C;
+CREATE FUNCTION tierlimit.limits_changed() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'tierlimit_limits_changed' LANGUAGE C;
+CREATE FUNCTION tierlimit.key_changed() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'tierlimit_key_changed' LANGUAGE C;
+
+COMMENT ON FUNCTION tierlimit.tiers_changed() IS 'Trigger: makes all sessions read the tiers again at commit';
+COMMENT ON FUNCTION tierlimit.limits_changed() IS 'Trigger: the same, and no tier may have too many limits';
+COMMENT ON FUNCTION tierlimit.key_changed() IS 'Trigger: makes the next call of a key read its row again';
+
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON tierlimit.tier
+	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.tiers_changed();
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON tierlimit.error_code
+	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.tiers_changed();
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON tierlimit.tier_limit
+	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.limits_changed();
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON tierlimit.api_key
+	FOR EACH ROW EXECUTE FUNCTION tierlimit.key_changed();
+CREATE TRIGGER truncated AFTER TRUNCATE ON tierlimit.api_key
+	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.key_changed();
+
+-- Changes applied by logical replication tell as well.
+ALTER TABLE tierlimit.tier ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE tierlimit.error_code ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE tierlimit.tier_limit ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE tierlimit.api_key ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE tierlimit.api_key ENABLE ALWAYS TRIGGER truncated;
+
+--
+-- Checking and counting
+--
+
+CREATE TYPE tierlimit.decision AS (
+	allowed boolean,
+	"limit" bigint,
+	remaining bigint,
+	retry_after integer,
+	error_code integer,
+	error text,
+	http_status integer,
+	key text,
+	tier text,
+	limit_name text,
+	cost bigint,
+	decided_at timestamptz,
+	reset_at timestamptz
+);
+
+COMMENT ON TYPE tierlimit.decision IS 'What every check returns';
+COMMENT ON COLUMN tierlimit.decision."limit" IS 'max of the governing limit; NULL: no limit applies';
+COMMENT ON COLUMN tierlimit.decision.remaining IS 'left in it after this call, or before it if denied';
+COMMENT ON COLUMN tierlimit.decision.retry_after IS 'seconds after which the same call would be admitted; NULL: allowed, or never';
+COMMENT ON COLUMN tierlimit.decision.error_code IS '0 when allowed';
+COMMENT ON COLUMN tierlimit.decision.limit_name IS 'the governing limit';
+COMMENT ON COLUMN tierlimit.decision.cost IS 'credits asked for';
+COMMENT ON COLUMN tierlimit.decision.reset_at IS 'sliding: when the oldest counted call leaves; calendar: when the period ends';
+
+CREATE FUNCTION tierlimit.check(key text, tier text DEFAULT NULL, cost bigint DEFAULT 1,
+		endpoint text DEFAULT NULL, request_id text DEFAULT NULL)
+	RETURNS tierlimit.decision
+	AS 'MODULE_PATHNAME', 'tierlimit_check'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION tierlimit.peek(key text, tier text DEFAULT NULL, cost bigint DEFAULT 1)
+	RETURNS tierlimit.decision
+	AS 'MODULE_PATHNAME', 'tierlimit_peek'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION tierlimit.check_many(keys text[], tier text DEFAULT NULL, cost bigint DEFAULT 1)
+	RETURNS SETOF tierlimit.decision
+	AS 'MODULE_PATHNAME', 'tierlimit_check_many'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
+
+CREATE FUNCTION tierlimit.refund(key text, cost bigint DEFAULT 1, requests integer DEFAULT 1)
+	RETURNS bigint
+	AS 'MODULE_PATHNAME', 'tierlimit_refund'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION tierlimit.reset(key text) RETURNS void
+	AS 'MODULE_PATHNAME', 'tierlimit_reset'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION tierlimit.usage(key text, tier text DEFAULT NULL)
+	RETURNS TABLE (limit_name text, unit text, kind text, period interval,
+		"limit" bigint, used bigint, remaining bigint, resets_at timestamptz)
+	AS 'MODULE_PATHNAME', 'tierlimit_usage'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 4;
+
+COMMENT ON FUNCTION tierlimit.check(text, text, bigint, text, text) IS 'Count a call if it fits into all limits of its tier';
+COMMENT ON FUNCTION tierlimit.peek(text, text, bigint) IS 'What check would answer, with nothing counted';
+COMMENT ON FUNCTION tierlimit.check_many(text[], text, bigint) IS 'Check each key on its own, in order';
+COMMENT ON FUNCTION tierlimit.refund(text, bigint, integer) IS 'Give back the newest counted calls and credits; returns the credits';
+COMMENT ON FUNCTION tierlimit.reset(text) IS 'Forget what is counted for a key now';
+COMMENT ON FUNCTION tierlimit.usage(text, text) IS 'What is used and left in each limit, the shortest first';
+
+--
+-- Statistics
+--
+
+CREATE FUNCTION tierlimit.stat_counters(
+		OUT checks bigint, OUT admitted bigint, OUT denied bigint, OUT refunds bigint,
+		OUT keys bigint, OUT memory_used bigint, OUT memory_total bigint,
+		OUT evictions bigint, OUT stats_reset timestamptz)
+	AS 'MODULE_PATHNAME', 'tierlimit_stat_counters'
+	LANGUAGE C VOLATILE PARALLEL SAFE;
+
+CREATE FUNCTION tierlimit.stat_reset() RETURNS void
+	AS 'MODULE_PATHNAME', 'tierlimit_stat_reset'
+	LANGUAGE C VOLATILE PARALLEL SAFE;
+
+CREATE VIEW tierlimit.stat AS SELECT * FROM tierlimit.stat_counters();
+
+COMMENT ON FUNCTION tierlimit.stat_counters() IS 'What the view stat shows';
+COMMENT ON FUNCTION tierlimit.stat_reset() IS 'Set the counters of the view stat to zero';
+COMMENT ON VIEW tierlimit.stat IS 'Calls and memory, of all databases of this server together';
+COMMENT ON COLUMN tierlimit.stat.keys IS 'keys and accounts in memory';
+COMMENT ON COLUMN tierlimit.stat.memory_used IS 'bytes, of memory_total';
+COMMENT ON COLUMN tierlimit.stat.evictions IS 'keys and accounts that made room for others';
+
+--
+-- Privileges
+--
+
+CREATE FUNCTION tierlimit.grant_service(role name) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	EXECUTE format('GRANT USAGE ON SCHEMA tierlimit TO %I', role);
+	EXECUTE format('GRANT USAGE ON TYPE tierlimit.decision TO %I', role);
+	EXECUTE format('GRANT EXECUTE ON FUNCTION tierlimit.check, tierlimit.check_many,'
+				   ' tierlimit.peek, tierlimit.refund, tierlimit.usage TO %I', role);
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit.grant_service(name) IS 'Grant a role what a service needs to check calls, and no more';
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tierlimit FROM PUBLIC;
+REVOKE ALL ON TYPE tierlimit.decision FROM PUBLIC;

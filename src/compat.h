@@ -1,0 +1,33 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *		The one place that knows how the server's API differs from major
+ *		version to major version (15 and later).
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_COMPAT_H
+#define TIERLIMIT_COMPAT_H
+
+#include "utils/datetime.h"
+
+/* 16 added an argument for details of an error that we don't report. */
+static inline int
+decode_datetime(char **field, int *ftype, int nf, struct pg_tm *tm)
+{
+	int			dtype;
+	fsec_t		fsec;
+	int			tz;
+#if PG_VERSION_NUM >= 160000
+	DateTimeErrorExtra extra;
+	int			error = DecodeDateTime(field, ftype, nf, &dtype, tm, &fsec,
+									   &tz, &extra);
+#else
+	int			error = DecodeDateTime(field, ftype, nf, &dtype, tm, &fsec,
+									   &tz);
+#endif
+
+	return error != 0 ? error : dtype == DTK_DATE ? 0 : DTERR_BAD_FORMAT;
+}
+
+#endif							/* TIERLIMIT_COMPAT_H */

@@ -1,0 +1,118 @@
+/*-------------------------------------------------------------------------
+ *
+ * decision.c
+ *		The row that every check returns.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "decision.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+#include "utils/typcache.h"
+
+#define HTTP_OK 200
+
+Decision
+decision_without_limit(int32 error_code, Datum key, Datum tier, int64 cost,
+					   TimestampTz now)
+{
+	Decision	decision = {
+		.allowed = error_code == 0,
+		.error_code = error_code,
+		.key = key,
+		.tier = tier,
+		.resets_at = DT_NOEND,
+		.cost = cost,
+		.decided_at = now
+	};
+
+	return decision;
+}
+
+/*
+ * Whole seconds from now until then, rounded up, at least 1: the soonest that
+ * a client who counts in seconds can try again with success.
+ */
+static int32
+seconds_until(TimestampTz then, TimestampTz now)
+{
+	int64		seconds = (then - now + USECS_PER_SEC - 1) / USECS_PER_SEC;
+
+	return (int32) Min(Max(seconds, 1), PG_INT32_MAX);
+}
+
+Decision
+decision_by_limits(const Verdict *verdict, Datum key, Datum tier, int64 cost,
+				   TimestampTz expires_at)
+{
+	Decision	decision = decision_without_limit(0, key, tier, cost,
+												  verdict->decided_at);
+
+	decision.limit = verdict->limit;
+	if (verdict->limit == NULL)
+		return decision;
+
+	decision.remaining = verdict->remaining;
+	decision.resets_at = verdict->resets_at;
+	if (!verdict->allowed)
+	{
+		decision.allowed = false;
+		decision.error_code = verdict->limit->error_code;
+		if (verdict->free_at < expires_at)
+			decision.retry_after = seconds_until(verdict->free_at,
+												 verdict->decided_at);
+	}
+	return decision;
+}
+
+void
+decision_columns(const Decision *decision, Datum *values, bool *nulls)
+{
+	const TierLimit *limit = decision->limit;
+	ErrorCode	error = {.http_status = HTTP_OK};
+
+	if (!decision->allowed)
+		error = tiers_error_code(decision->error_code);
+
+	values[0] = BoolGetDatum(decision->allowed);
+	values[1] = Int64GetDatum(limit ? limit->max : 0);
+	values[2] = Int64GetDatum(decision->remaining);
+	values[3] = Int32GetDatum(decision->retry_after);
+	values[4] = Int32GetDatum(decision->error_code);
+	values[5] = error.name;
+	values[6] = Int32GetDatum(error.http_status);
+	values[7] = decision->key;
+	values[8] = decision->tier;
+	values[9] = limit ? limit->name : (Datum) 0;
+	values[10] = Int64GetDatum(decision->cost);
+	values[11] = TimestampTzGetDatum(decision->decided_at);
+	values[12] = TimestampTzGetDatum(decision->resets_at);
+
+	memset(nulls, false, DECISION_COLUMNS * sizeof(bool));
+	nulls[1] = nulls[2] = nulls[9] = limit == NULL;
+	nulls[3] = decision->retry_after == 0;
+	nulls[5] = decision->allowed;
+	nulls[7] = decision->key == (Datum) 0;
+	nulls[8] = decision->tier == (Datum) 0;
+	nulls[12] = decision->resets_at == DT_NOEND;
+}
+
+Datum
+decision_row(const Decision *decision)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc(installation()->decision, -1);
+	Datum		values[DECISION_COLUMNS];
+	bool		nulls[DECISION_COLUMNS];
+	HeapTuple	tuple;
+
+	if (desc->natts != DECISION_COLUMNS)
+		elog(ERROR, "type tierlimit.decision has %d columns instead of %d",
+			 desc->natts, DECISION_COLUMNS);
+	decision_columns(decision, values, nulls);
+	tuple = heap_form_tuple(desc, values, nulls);
+	ReleaseTupleDesc(desc);
+	return HeapTupleGetDatum(tuple);
+}

@@ -1,0 +1,50 @@
+/*-------------------------------------------------------------------------
+ *
+ * decision.h
+ *		The row that every check returns.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_DECISION_H
+#define TIERLIMIT_DECISION_H
+
+#include "funcapi.h"
+#include "limiter.h"
+
+/*
+ * A decision, as the columns of tierlimit.decision say it.  Texts that are
+ * (Datum) 0 are NULL.
+ */
+typedef struct Decision
+{
+	bool		allowed;
+	int32		error_code;		/* 0 if allowed */
+	Datum		key;			/* text: who was asked for */
+	Datum		tier;			/* text */
+	const TierLimit *limit;		/* the governing one, or NULL */
+	int64		remaining;		/* these three only with a limit */
+	int32		retry_after;	/* seconds; 0: NULL */
+	TimestampTz resets_at;		/* DT_NOEND: NULL */
+	int64		cost;
+	TimestampTz decided_at;
+} Decision;
+
+#define DECISION_COLUMNS 13
+
+/* A decision that no limit was asked for; error_code 0: an admission. */
+extern Decision decision_without_limit(int32 error_code, Datum key, Datum tier,
+									   int64 cost, TimestampTz now);
+
+/* What the limits said; a call of the key is refused from expires_at on. */
+extern Decision decision_by_limits(const Verdict *verdict, Datum key,
+								   Datum tier, int64 cost,
+								   TimestampTz expires_at);
+
+/* The columns of tierlimit.decision. */
+extern void decision_columns(const Decision *decision, Datum *values,
+							 bool *nulls);
+
+/* A row of type tierlimit.decision. */
+extern Datum decision_row(const Decision *decision);
+
+#endif							/* TIERLIMIT_DECISION_H */

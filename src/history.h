@@ -1,0 +1,79 @@
+/*-------------------------------------------------------------------------
+ *
+ * history.h
+ *		A queue of (time, amount) slots, packed into blocks.
+ *
+ * Times are microseconds on any clock that never goes backwards from one call
+ * to the next; amounts are positive.  Nothing here locks, allocates by itself
+ * or knows what time it is.  See history.c for the layout.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_HISTORY_H
+#define TIERLIMIT_HISTORY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "block.h"
+
+/* An all-zero History is an empty one. */
+typedef struct History
+{
+	int64_t		sum;			/* of all slots */
+	int64_t		open_start;		/* the newest slot, not yet packed: */
+	int64_t		open_last;		/* times of its first and last call */
+	int64_t		open_amount;	/* 0: there is no slot at all */
+	int64_t		packed_last;	/* time of the newest packed slot */
+	BlockNo		oldest;			/* ends of the chain of packed slots */
+	BlockNo		newest;
+	uint32_t	count;			/* slots, the open one included */
+} History;
+
+/* What of a history is younger than some horizon; see history_view(). */
+typedef struct HistoryView
+{
+	int64_t		sum;			/* amount of the slots after the horizon */
+	int64_t		oldest;			/* time of the first of them, if sum > 0 */
+	BlockNo		block;			/* where that slot is packed; NO_BLOCK: it is
+								 * the open one */
+	uint16_t	offset;			/* its place in the block */
+	int64_t		before;			/* time that its record is relative to */
+	int64_t		block_sum;		/* amount from it to the end of the block */
+} HistoryView;
+
+/*
+ * Whether history_add() may need a block from the purse: at most one.
+ */
+extern bool history_add_needs_block(const History *history, const Block *base);
+
+/*
+ * Append an amount > 0 at a time that is not before the newest slot's.  Calls
+ * of the same microsecond always share a slot; others join the newest slot if
+ * its first call is less than join_within microseconds old (0: never).
+ */
+extern void history_add(History *history, Purse *purse, int64_t time,
+						int64_t amount, int64_t join_within);
+
+/* Forget the slots whose time is at or before the horizon. */
+extern void history_expire(History *history, Purse *purse, int64_t horizon);
+
+/* Forget everything. */
+extern void history_clear(History *history, Purse *purse);
+
+/* Take back up to amount, newest first; returns how much there was. */
+extern int64_t history_take_newest(History *history, Purse *purse,
+								   int64_t amount);
+
+/* Look at the slots after the horizon, changing nothing. */
+extern HistoryView history_view(const History *history, const Block *base,
+								int64_t horizon);
+
+/*
+ * The time of the slot with which, oldest first, the amount that has left the
+ * view reaches need (0 < need <= view->sum).
+ */
+extern int64_t history_time_of(const History *history, const Block *base,
+							   const HistoryView *view, int64_t need);
+
+#endif							/* TIERLIMIT_HISTORY_H */

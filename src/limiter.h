@@ -1,0 +1,71 @@
+/*-------------------------------------------------------------------------
+ *
+ * limiter.h
+ *		Deciding and counting calls.
+ *
+ * Nothing here looks configuration up: who is counted under which tier is in
+ * the arguments.  No lock may be held on entry.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_LIMITER_H
+#define TIERLIMIT_LIMITER_H
+
+#include "subject.h"
+#include "tiers.h"
+
+/* A call is charged to one subject, or to two at once. */
+#define MAX_CHARGES 2
+
+/* Whom a call is charged to, and under which limits. */
+typedef struct Charge
+{
+	SubjectName subject;
+	const Tier *tier;
+	TimestampTz billing_anchor; /* of calendar limits; see calendar.h */
+	const char *timezone;
+} Charge;
+
+typedef struct Verdict
+{
+	bool		allowed;
+	TimestampTz decided_at;
+	const TierLimit *limit;		/* the governing one; NULL: no limit applies */
+	int64		remaining;		/* in it, after the call if allowed */
+	TimestampTz free_at;		/* denied: when the call would be admitted;
+								 * WINDOW_NEVER: never */
+	TimestampTz resets_at;		/* DT_NOEND: nothing is counted */
+} Verdict;
+
+/*
+ * Decide a call of cost >= 0 credits, and count it in all windows of all its
+ * subjects if it is allowed.  Raises an ERROR, with nothing counted, if there
+ * is no memory for it.
+ */
+extern Verdict limiter_charge(const Charge *charges, int count, Clock clock,
+							  int64 cost);
+
+/* The same verdict; nothing is counted, nor changed at all. */
+extern Verdict limiter_peek(const Charge *charges, int count, Clock clock,
+							int64 cost);
+
+/*
+ * Count, in the statistics only, a call that was refused before its limits
+ * were looked at; by the hash of its subject, or 0 where there is none.
+ */
+extern void limiter_refused(uint64 hash);
+
+/*
+ * Give back the newest counted calls and credits, as many as there are;
+ * returns the credits.
+ */
+extern int64 limiter_refund(const SubjectName *subject, Clock clock,
+							int64 cost, int64 requests);
+
+/* Forget all that is counted for the subject. */
+extern void limiter_reset(const SubjectName *subject);
+
+/* What each of the tier's limits holds now, in their order. */
+extern void limiter_usage(const Charge *charge, Clock clock, WindowUse *uses);
+
+#endif							/* TIERLIMIT_LIMITER_H */

@@ -1,0 +1,81 @@
+/*-------------------------------------------------------------------------
+ *
+ * policy.c
+ *		Who is counted for a key, and under which tier.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "policy.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+static int32
+refusal_of(const KeyRecord *record, TimestampTz now)
+{
+	switch (record->status)
+	{
+		case KEY_DISABLED:
+			return ERROR_KEY_DISABLED;
+		case KEY_PAYMENT_REQUIRED:
+			return ERROR_PAYMENT_REQUIRED;
+		case KEY_PAYMENT_EXPIRED:
+			return ERROR_PAYMENT_EXPIRED;
+		case KEY_ACTIVE:
+			break;
+	}
+	return now >= record->expires_at ? ERROR_PAYMENT_EXPIRED : 0;
+}
+
+static const Tier *
+find_tier(const char *name, int length)
+{
+	const Tier *tier = tiers_find(name, length);
+
+	if (tier == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("tier \"%s\" does not exist",
+						pnstrdup(name, length)),
+				 errhint("Insert it into tierlimit.tier, and its limits into tierlimit.tier_limit.")));
+	return tier;
+}
+
+void
+policy_for_key(const text *key, const text *tier, TimestampTz now,
+			   Policy *policy)
+{
+	KeyRecord  *record = &policy->record;
+	Charge	   *charge = &policy->charge;
+	Scope		scope;
+
+	tiers_refresh();
+	scope = installation()->scope;
+	charge->subject = subject_name(scope, SUBJECT_KEY, VARDATA_ANY(key),
+								   VARSIZE_ANY_EXHDR(key));
+	registry_look_up(&charge->subject, record);
+
+	/* The row may name a tier that was committed together with it. */
+	tiers_refresh();
+	policy->tier = NULL;
+	policy->refusal = 0;
+	if (tier != NULL)
+		policy->tier = find_tier(VARDATA_ANY(tier), VARSIZE_ANY_EXHDR(tier));
+	else if (record->registered)
+		policy->tier = find_tier(record->tier, strlen(record->tier));
+	else
+		policy->refusal = ERROR_KEY_INVALID;
+
+	if (record->registered)
+	{
+		policy->refusal = refusal_of(record, now);
+		if (record->account[0] != '\0')
+			charge->subject = subject_name(scope, SUBJECT_ACCOUNT,
+										   record->account,
+										   strlen(record->account));
+	}
+	charge->tier = policy->tier;
+	charge->billing_anchor = record->billing_anchor;
+	charge->timezone = record->timezone;
+}

@@ -1,0 +1,41 @@
+/*-------------------------------------------------------------------------
+ *
+ * policy.h
+ *		Who is counted for a key, and under which tier.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_POLICY_H
+#define TIERLIMIT_POLICY_H
+
+#include "limiter.h"
+#include "registry.h"
+
+/* The codes of refusals that are not about a limit. */
+#define ERROR_KEY_INVALID 1001
+#define ERROR_KEY_MISSING 1002
+#define ERROR_PAYMENT_REQUIRED 1003
+#define ERROR_PAYMENT_EXPIRED 1004
+#define ERROR_KEY_DISABLED 1007
+
+/*
+ * What applies to a key.  Parts point to each other, so it must not be copied;
+ * it is valid until tiers_refresh() is called again.
+ */
+typedef struct Policy
+{
+	int32		refusal;		/* an error code, or 0 */
+	const Tier *tier;			/* NULL: not known, refused before */
+	KeyRecord	record;
+	Charge		charge;			/* if not refused; its subject: if tier set */
+} Policy;
+
+/*
+ * Find out what applies to a key (1 to MAX_NAME_LENGTH bytes) at a time; tier
+ * is the one that the caller names, NULL for the key's own.  Raises an ERROR
+ * if the caller's tier does not exist.  No lock may be held.
+ */
+extern void policy_for_key(const text *key, const text *tier, TimestampTz now,
+						   Policy *policy);
+
+#endif							/* TIERLIMIT_POLICY_H */

@@ -1,0 +1,46 @@
+/*-------------------------------------------------------------------------
+ *
+ * query.h
+ *		Reading the configuration tables.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_QUERY_H
+#define TIERLIMIT_QUERY_H
+
+#include "executor/spi.h"
+#include "utils/snapshot.h"
+
+/* A query of at most one text parameter, and its plan once it has one. */
+typedef struct ConfigQuery
+{
+	const char *text;			/* with all names qualified */
+	int			nargs;
+	SPIPlanPtr	plan;
+} ConfigQuery;
+
+/* A stretch of reading, from query_begin() to query_end(). */
+typedef struct Reading
+{
+	Snapshot	snapshot;		/* what the queries see */
+	Oid			caller;
+	int			caller_security;
+} Reading;
+
+/*
+ * Queries in between see the newest committed state and this transaction's
+ * own changes, whatever its isolation level.  The memory context is SPI's;
+ * rows are in SPI_tuptable.  No lock may be held; after an ERROR, the abort of
+ * the (sub)transaction does what query_end() would have done.
+ */
+extern void query_begin(Reading *reading);
+extern void query_run(Reading *reading, ConfigQuery *query, Datum arg);
+extern void query_end(Reading *reading);
+
+/* Column (from 1) of a row of SPI_tuptable; fallback for NULL. */
+extern Datum query_value(int row, int column, Datum fallback);
+
+/* Likewise a text, as a string in the current context; NULL for NULL. */
+extern char *query_string(int row, int column);
+
+#endif							/* TIERLIMIT_QUERY_H */

@@ -1,0 +1,340 @@
+/*-------------------------------------------------------------------------
+ *
+ * registry.c
+ *		What the table api_key says about a key, remembered for all sessions.
+ *
+ * There may be millions of keys, so no backend remembers them for itself:
+ * what was read of a key's row, or that it has none, is kept with its subject
+ * in shared memory, once for everybody.  It is a cache: the sweep may drop it
+ * at any time.
+ *
+ * Changes.  The server's own invalidation messages name relations, not rows;
+ * one sign-up would make every session look up every key again.  So it is
+ * transaction ids that tell here.  A trigger on api_key marks the bucket that
+ * the key hashes to with its transaction's id, and counts the bucket's
+ * generation up, at once and whether or not the transaction will commit.  A
+ * record is good only for the generation that it was read in.  Once the mark
+ * is there:
+ *
+ *	- while the transaction runs (prepared counts as running), every call of a
+ *	  key in that bucket reads the table: the transaction itself sees its
+ *	  change, others don't, and nobody keeps what they read;
+ *	- after it ended, the next one to read keeps the record again.  It took its
+ *	  snapshot after it saw that the transaction had ended, so that it sees
+ *	  what that one did.
+ *
+ * No message has to arrive, so there is no moment at which a session has not
+ * heard yet.  Two transactions that mark one bucket at a time are told apart
+ * only by the newer id; then records are kept again once all that are older
+ * than the reader's snapshot have ended.  ("several")
+ *
+ * Which transactions may change a key unseen?  Those that did so before shared
+ * memory was set up and yet live: prepared ones.  Where these are enabled,
+ * nothing is kept until all that ran at the first look-up have ended.
+ *
+ * On a standby there are no marks, hence nothing is kept; peek and usage read
+ * the table each time.
+ *
+ * Locks: that of the key's partition, SHARED to use a record, EXCLUSIVE to
+ * keep one or to mark.  Never held while reading the table.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/twophase.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "query.h"
+#include "registry.h"
+#include "storage/procarray.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* A record as it is kept: this, followed by the three strings' bytes. */
+typedef struct PackedRecord
+{
+	TimestampTz expires_at;
+	TimestampTz billing_anchor;
+	uint8		status;
+	uint8		timezone_length;
+	uint8		tier_length;
+	uint8		account_length;
+} PackedRecord;
+
+#define PACKED_HEADER (offsetof(PackedRecord, account_length) + 1)
+#define MAX_PACKED (PACKED_HEADER + 2 * MAX_NAME_LENGTH + MAX_TIER_LENGTH)
+
+/* The marks of a bucket as they were before the table was read. */
+typedef struct Mark
+{
+	uint32		generation;
+	TransactionId changed_by;
+	bool		several;
+} Mark;
+
+static ConfigQuery key_query = {
+	"SELECT tier, status, account, billing_anchor, billing_timezone, expires_at"
+	" FROM tierlimit.api_key WHERE name OPERATOR(pg_catalog.=) $1", 1, NULL
+};
+
+static void
+set_unregistered(KeyRecord *record)
+{
+	record->registered = false;
+	record->billing_anchor = DT_NOBEGIN;
+	strcpy(record->timezone, "UTC");
+}
+
+static char *
+pack_string(char *to, const char *from, uint8 length)
+{
+	memcpy(to, from, length);
+	return to + length;
+}
+
+static const char *
+unpack_string(char *to, const char *from, uint8 length)
+{
+	memcpy(to, from, length);
+	to[length] = '\0';
+	return from + length;
+}
+
+static int
+pack(const KeyRecord *record, char *packed)
+{
+	PackedRecord head = {
+		.expires_at = record->expires_at,
+		.billing_anchor = record->billing_anchor,
+		.status = record->status,
+		.timezone_length = strlen(record->timezone),
+		.tier_length = strlen(record->tier),
+		.account_length = strlen(record->account)
+	};
+	char	   *at = packed + PACKED_HEADER;
+
+	memcpy(packed, &head, PACKED_HEADER);
+	at = pack_string(at, record->timezone, head.timezone_length);
+	at = pack_string(at, record->tier, head.tier_length);
+	at = pack_string(at, record->account, head.account_length);
+	return at - packed;
+}
+
+static void
+unpack(const char *packed, KeyRecord *record)
+{
+	PackedRecord head;
+	const char *at = packed + PACKED_HEADER;
+
+	memcpy(&head, packed, PACKED_HEADER);
+	record->registered = true;
+	record->expires_at = head.expires_at;
+	record->billing_anchor = head.billing_anchor;
+	record->status = (KeyStatus) head.status;
+	at = unpack_string(record->timezone, at, head.timezone_length);
+	at = unpack_string(record->tier, at, head.tier_length);
+	unpack_string(record->account, at, head.account_length);
+}
+
+/* Use what is remembered, if it is still good; else note the marks. */
+static bool
+recall(const SubjectName *key, KeyRecord *record, Mark *mark)
+{
+	char		packed[MAX_PACKED];
+	RecordState state = RECORD_UNKNOWN;
+	Bucket	   *bucket;
+	Subject    *subject;
+
+	store_lock(&key->hash, 1, LW_SHARED);
+	bucket = store_bucket(key->hash);
+	subject = subject_find(key);
+	if (subject != NULL && subject->record_generation == bucket->generation)
+		state = subject->record_state;
+	if (state == RECORD_PRESENT)
+		subject_get_record(subject, packed);
+	mark->generation = bucket->generation;
+	mark->changed_by = bucket->changed_by;
+	mark->several = bucket->several;
+	store_unlock(&key->hash, 1);
+
+	if (state == RECORD_PRESENT)
+		unpack(packed, record);
+	else if (state == RECORD_ABSENT)
+		set_unregistered(record);
+	return state != RECORD_UNKNOWN;
+}
+
+static KeyStatus
+parse_status(const char *status)
+{
+	if (strcmp(status, "active") == 0)
+		return KEY_ACTIVE;
+	if (strcmp(status, "payment_required") == 0)
+		return KEY_PAYMENT_REQUIRED;
+	if (strcmp(status, "payment_expired") == 0)
+		return KEY_PAYMENT_EXPIRED;
+	return KEY_DISABLED;
+}
+
+static void
+read_row(KeyRecord *record)
+{
+	char	   *account = query_string(0, 3);
+
+	record->registered = true;
+	strlcpy(record->tier, query_string(0, 1), sizeof(record->tier));
+	record->status = parse_status(query_string(0, 2));
+	strlcpy(record->account, account ? account : "", sizeof(record->account));
+	record->billing_anchor =
+		DatumGetTimestampTz(query_value(0, 4, TimestampTzGetDatum(DT_NOBEGIN)));
+	strlcpy(record->timezone, query_string(0, 5), sizeof(record->timezone));
+	record->expires_at =
+		DatumGetTimestampTz(query_value(0, 6, TimestampTzGetDatum(DT_NOEND)));
+}
+
+/*
+ * Whether no transaction that could have changed a key before shared memory
+ * was set up is still running, by a snapshot just taken.
+ */
+static bool
+none_runs_since_start(Snapshot snapshot)
+{
+	TransactionId limit;
+	uint32		unset = InvalidTransactionId;
+
+	if (max_prepared_xacts == 0)
+		return true;
+
+	limit = pg_atomic_read_u32(&store->running_at_start);
+	if (limit == FrozenTransactionId)
+		return true;
+	if (limit == InvalidTransactionId)
+	{
+		pg_atomic_compare_exchange_u32(&store->running_at_start, &unset,
+									   ReadNextTransactionId());
+		limit = pg_atomic_read_u32(&store->running_at_start);
+		if (limit == FrozenTransactionId)
+			return true;
+	}
+	if (!TransactionIdPrecedesOrEquals(limit, snapshot->xmin))
+		return false;
+	pg_atomic_write_u32(&store->running_at_start, FrozenTransactionId);
+	return true;
+}
+
+/* Read the table; returns whether what it says may be kept. */
+static bool
+read_table(const SubjectName *key, const Mark *mark, KeyRecord *record)
+{
+	Reading		reading;
+	bool		ended = true;
+
+	/* This has to be asked before the snapshot is taken. */
+	if (TransactionIdIsValid(mark->changed_by) && !mark->several)
+		ended = !TransactionIdIsInProgress(mark->changed_by);
+
+	query_begin(&reading);
+	if (mark->several)
+		ended = TransactionIdPrecedes(mark->changed_by,
+									  reading.snapshot->xmin);
+	ended = ended && !RecoveryInProgress() &&
+		none_runs_since_start(reading.snapshot);
+
+	query_run(&reading, &key_query,
+			  PointerGetDatum(cstring_to_text_with_len(key->name,
+													   key->length)));
+	if (SPI_processed == 0)
+		set_unregistered(record);
+	else
+		read_row(record);
+	query_end(&reading);
+	return ended;
+}
+
+/*
+ * Remember a record that was read under this mark, unless the bucket was
+ * marked again meanwhile, or there is no room: then the next call reads again.
+ */
+static void
+keep(const SubjectName *key, const Mark *mark, const KeyRecord *record)
+{
+	char		packed[MAX_PACKED];
+	int			length = record->registered ? pack(record, packed) : 0;
+	Purse		purse = {.base = store->blocks};
+	Bucket	   *bucket;
+	Subject    *subject;
+
+	store_lock(&key->hash, 1, LW_EXCLUSIVE);
+	bucket = store_bucket(key->hash);
+	if (bucket->generation == mark->generation &&
+		pool_fill(&store->pool, &purse,
+				  subject_blocks(key) + record_blocks(length),
+				  partition_of(key->hash)))
+	{
+		subject = subject_find(key);
+		if (subject == NULL)
+			subject = subject_create(key, &purse);
+		subject_set_record(subject,
+						   record->registered ? RECORD_PRESENT : RECORD_ABSENT,
+						   packed, length, &purse);
+		subject->record_generation = bucket->generation;
+		bucket->changed_by = InvalidTransactionId;
+		bucket->several = false;
+	}
+	pool_return(&store->pool, &purse, partition_of(key->hash));
+	store_unlock(&key->hash, 1);
+}
+
+void
+registry_look_up(const SubjectName *key, KeyRecord *record)
+{
+	Mark		mark;
+
+	if (!recall(key, record, &mark) && read_table(key, &mark, record))
+		keep(key, &mark, record);
+}
+
+static void
+mark_bucket(Bucket *bucket, TransactionId by)
+{
+	bucket->generation++;
+	if (!TransactionIdIsValid(bucket->changed_by))
+		bucket->changed_by = by;
+	else if (bucket->changed_by != by)
+	{
+		bucket->several = true;
+		if (TransactionIdPrecedes(bucket->changed_by, by))
+			bucket->changed_by = by;
+	}
+}
+
+void
+registry_change(const SubjectName *key)
+{
+	TransactionId by = GetTopTransactionId();
+
+	store_lock(&key->hash, 1, LW_EXCLUSIVE);
+	mark_bucket(store_bucket(key->hash), by);
+	store_unlock(&key->hash, 1);
+}
+
+void
+registry_change_all(void)
+{
+	TransactionId by;
+
+	if (store == NULL || RecoveryInProgress())
+		return;
+
+	by = GetTopTransactionId();
+	for (uint64 partition = 0; partition < NUM_PARTITIONS; partition++)
+	{
+		store_lock(&partition, 1, LW_EXCLUSIVE);
+		for (uint64 i = partition; i < store->nbuckets; i += NUM_PARTITIONS)
+			mark_bucket(store_bucket(i), by);
+		store_unlock(&partition, 1);
+	}
+}

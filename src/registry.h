@@ -1,0 +1,51 @@
+/*-------------------------------------------------------------------------
+ *
+ * registry.h
+ *		What the table api_key says about a key, remembered for all sessions.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_REGISTRY_H
+#define TIERLIMIT_REGISTRY_H
+
+#include "datatype/timestamp.h"
+#include "subject.h"
+
+typedef enum KeyStatus
+{
+	KEY_ACTIVE,
+	KEY_PAYMENT_REQUIRED,
+	KEY_PAYMENT_EXPIRED,
+	KEY_DISABLED
+} KeyStatus;
+
+#define MAX_TIER_LENGTH 63		/* bytes */
+
+/* A row of api_key, or the lack of one. */
+typedef struct KeyRecord
+{
+	bool		registered;		/* if not, nothing else is set but the
+								 * calendar's defaults */
+	KeyStatus	status;
+	TimestampTz expires_at;		/* DT_NOEND: never */
+	TimestampTz billing_anchor; /* DT_NOBEGIN: the default one */
+	char		timezone[MAX_NAME_LENGTH + 1];
+	char		tier[MAX_TIER_LENGTH + 1];
+	char		account[MAX_NAME_LENGTH + 1];	/* "": none */
+} KeyRecord;
+
+/*
+ * Look a key up, in memory or else in the table.  The answer is that of the
+ * newest committed state, or of this transaction's own changes.  No lock may
+ * be held.
+ */
+extern void registry_look_up(const SubjectName *key, KeyRecord *record);
+
+/*
+ * This transaction has changed the row of a key; or it has changed, or may
+ * be about to change, any number of them without saying which.
+ */
+extern void registry_change(const SubjectName *key);
+extern void registry_change_all(void);
+
+#endif							/* TIERLIMIT_REGISTRY_H */

@@ -1,0 +1,44 @@
+/*-------------------------------------------------------------------------
+ *
+ * scope.h
+ *		Which installation of the extension a call belongs to.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_SCOPE_H
+#define TIERLIMIT_SCOPE_H
+
+/*
+ * A database, and in it the extension as it was created: the OID of its table
+ * tier, which another CREATE EXTENSION does not get again.  What is counted
+ * belongs to a scope, so that nobody inherits the counts of a database or of
+ * an extension that was dropped.
+ */
+typedef struct Scope
+{
+	Oid			database;
+	Oid			catalog;
+} Scope;
+
+/* A scope, and what else is looked up with it. */
+typedef struct Installation
+{
+	Scope		scope;
+	Oid			owner;			/* of the tables; they are read as this role */
+	Oid			decision;		/* the row type tierlimit.decision */
+} Installation;
+
+/*
+ * The installation of this session's database.  May look into the catalogs,
+ * so call it with no lock; raises an ERROR if the extension is not there.
+ * What it points to is valid until invalidations are accepted again.
+ */
+extern const Installation *installation(void);
+
+/* Forget what installation() remembers, if relid concerns it. */
+extern void installation_forget(Oid relid);
+
+/* Watch for the extension or a database being dropped; from _PG_init. */
+extern void scope_init(void);
+
+#endif							/* TIERLIMIT_SCOPE_H */

@@ -1,0 +1,236 @@
+/*-------------------------------------------------------------------------
+ *
+ * store.c
+ *		The shared memory of tierlimit: its layout, locks and counters.
+ *
+ * One segment of tierlimit.memory, fixed at server start:
+ *
+ *		Store | Bucket[nbuckets] | Block[pool.size]
+ *
+ * The blocks hold everything that grows: subjects, their windows, the
+ * histories of those (subject.h, window.h, history.h).  Nothing is kept per
+ * backend.  Blocks that were never used cost no physical memory.
+ *
+ * Locks, in the order in which they are taken:
+ *	1. the LWLock of a partition: protects its buckets, counters, and all that
+ *	   its subjects consist of.  SHARED to look, EXCLUSIVE to change.  Whoever
+ *	   needs two takes the lower-numbered first.
+ *	2. the spinlock of a list of free blocks (pool.c).
+ * No ERROR is raised, nothing allocated and nothing waited for while a lock is
+ * held: what a charge needs is gathered before the first change, and then the
+ * charge cannot fail.  So a lock is only ever seen released with a whole
+ * number of calls charged.
+ *
+ * What a crash does: the postmaster starts all shared memory anew, and with it
+ * the counts.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "miscadmin.h"
+#include "port/pg_bitutils.h"
+#include "settings.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
+#include "store.h"
+#include "utils/timestamp.h"
+
+/* Blocks per bucket: a key that was called once has this many. */
+#define BLOCKS_PER_BUCKET 4
+
+Store	   *store = NULL;
+
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+
+static Size
+store_size(void)
+{
+	return (Size) tierlimit_memory * 1024;
+}
+
+static void
+store_request_shmem(void)
+{
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+
+	RequestAddinShmemSpace(store_size());
+	RequestNamedLWLockTranche("tierlimit", NUM_PARTITIONS);
+}
+
+/* Lay out fresh memory. */
+static void
+store_create(void)
+{
+	Size		size = store_size();
+	Size		room = size - MAXALIGN(sizeof(Store));
+	char	   *at = (char *) store + MAXALIGN(sizeof(Store));
+	Size		nblocks;
+
+	MemSet(store, 0, sizeof(Store));
+	store->size = (int64) size;
+	store->nbuckets = pg_prevpower2_32(Max(room / BLOCK_SIZE / BLOCKS_PER_BUCKET,
+										   NUM_PARTITIONS));
+	store->buckets = (Bucket *) at;
+	memset(store->buckets, 0, store->nbuckets * sizeof(Bucket));
+	at = (char *) CACHELINEALIGN(at + store->nbuckets * sizeof(Bucket));
+	store->blocks = (Block *) at;
+	nblocks = ((char *) store + size - at) / sizeof(Block);
+	store->locks = GetNamedLWLockTranche("tierlimit");
+	store->stats_since = GetCurrentTimestamp();
+	pg_atomic_init_u64(&store->clock_floor, 0);
+	pg_atomic_init_u64(&store->no_room_until, 0);
+	pg_atomic_init_u32(&store->sweep_hand, 0);
+	pg_atomic_init_u32(&store->running_at_start, InvalidTransactionId);
+	pool_init(&store->pool, (uint32) Min(nblocks, PG_UINT32_MAX));
+	if (!pg_strong_random(&store->seed, sizeof(store->seed)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INTERNAL_ERROR),
+				 errmsg("could not obtain random data")));
+}
+
+/* Runs at start and, in the postmaster, again after a crash. */
+static void
+store_startup_shmem(void)
+{
+	bool		found;
+
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	store = ShmemInitStruct("tierlimit", store_size(), &found);
+	if (!found)
+		store_create();
+	LWLockRelease(AddinShmemInitLock);
+}
+
+void
+store_init(void)
+{
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = store_request_shmem;
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = store_startup_shmem;
+}
+
+void
+store_require(void)
+{
+	if (likely(store != NULL))
+		return;
+
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("tierlimit must be loaded via shared_preload_libraries"),
+			 errhint("Add the line \"shared_preload_libraries = 'tierlimit'\" to postgresql.conf and restart the server.")));
+}
+
+void
+store_lock(const uint64 *hashes, int count, LWLockMode mode)
+{
+	uint32		first = partition_of(hashes[0]);
+	uint32		last = partition_of(hashes[count - 1]);
+
+	Assert(count == 1 || count == 2);
+	LWLockAcquire(&store->locks[Min(first, last)].lock, mode);
+	if (first != last)
+		LWLockAcquire(&store->locks[Max(first, last)].lock, mode);
+}
+
+void
+store_unlock(const uint64 *hashes, int count)
+{
+	uint32		first = partition_of(hashes[0]);
+	uint32		last = partition_of(hashes[count - 1]);
+
+	LWLockRelease(&store->locks[last].lock);
+	if (first != last)
+		LWLockRelease(&store->locks[first].lock);
+}
+
+bool
+store_locked(uint64 hash, LWLockMode mode)
+{
+	LWLock	   *lock = &store->locks[partition_of(hash)].lock;
+
+	return mode == LW_EXCLUSIVE ? LWLockHeldByMeInMode(lock, LW_EXCLUSIVE)
+		: LWLockHeldByMe(lock);
+}
+
+Bucket *
+store_bucket(uint64 hash)
+{
+	Assert(store_locked(hash, LW_SHARED));
+	return &store->buckets[hash & (store->nbuckets - 1)];
+}
+
+PartitionStats *
+store_stats(uint64 hash)
+{
+	Assert(store_locked(hash, LW_EXCLUSIVE));
+	return &store->partitions[partition_of(hash)].stats;
+}
+
+TimestampTz
+store_clock_floor(void)
+{
+	return (TimestampTz) pg_atomic_read_u64(&store->clock_floor);
+}
+
+void
+store_raise_clock_floor(TimestampTz to)
+{
+	uint64		floor = pg_atomic_read_u64(&store->clock_floor);
+
+	while ((TimestampTz) floor < to &&
+		   !pg_atomic_compare_exchange_u64(&store->clock_floor, &floor,
+										   (uint64) to))
+		;
+}
+
+StoreTotals
+store_totals(void)
+{
+	StoreTotals totals = {0};
+
+	for (uint64 i = 0; i < NUM_PARTITIONS; i++)
+	{
+		PartitionStats *stats = &store->partitions[i].stats;
+
+		store_lock(&i, 1, LW_SHARED);
+		totals.stats.admitted += stats->admitted;
+		totals.stats.denied += stats->denied;
+		totals.stats.refunds += stats->refunds;
+		totals.stats.keys += stats->keys;
+		totals.stats.evictions += stats->evictions;
+		totals.since = store->stats_since;
+		store_unlock(&i, 1);
+	}
+	totals.memory_total = store->size;
+	totals.memory_used = ((char *) store->blocks - (char *) store) +
+		(int64) pool_used(&store->pool) * BLOCK_SIZE;
+	return totals;
+}
+
+void
+store_reset_stats(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (uint64 i = 0; i < NUM_PARTITIONS; i++)
+	{
+		PartitionStats *stats = &store->partitions[i].stats;
+		int64		keys;
+
+		store_lock(&i, 1, LW_EXCLUSIVE);
+		keys = stats->keys;
+		memset(stats, 0, sizeof(PartitionStats));
+		stats->keys = keys;
+		store->stats_since = now;
+		store_unlock(&i, 1);
+	}
+}

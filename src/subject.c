@@ -1,0 +1,285 @@
+/*-------------------------------------------------------------------------
+ *
+ * subject.c
+ *		Who is being counted, and what is kept in memory about them.
+ *
+ *		Bucket -> Subject -> Subject -> ...			(next)
+ *					|-> SubjectWindow -> ...		(windows), their histories
+ *					|-> bytes -> ...				(name_rest)
+ *					'-> bytes -> ...				(record)
+ *
+ * Each of these is a block.  A subject without windows is one whose row of
+ * api_key somebody asked for; such a subject, and one whose windows have run
+ * empty, can be removed at any time, by the sweep (sweep.c) for one.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "subject.h"
+
+/* A piece of a string that is longer than its owner's block holds. */
+typedef struct BytesBlock
+{
+	BlockNo		next;
+	char		bytes[BLOCK_SIZE - sizeof(BlockNo)];
+} BytesBlock;
+
+#define BYTES_PER_BLOCK ((int) sizeof(((BytesBlock *) NULL)->bytes))
+
+StaticAssertDecl(sizeof(Subject) <= BLOCK_SIZE, "a subject is a block");
+StaticAssertDecl(sizeof(SubjectWindow) <= BLOCK_SIZE, "a window is a block");
+
+static inline BytesBlock *
+bytes_at(BlockNo block)
+{
+	return (BytesBlock *) &store->blocks[block];
+}
+
+static uint32
+bytes_blocks(int length)
+{
+	return length <= 0 ? 0 : (length + BYTES_PER_BLOCK - 1) / BYTES_PER_BLOCK;
+}
+
+static BlockNo
+bytes_write(const char *from, int length, Purse *purse)
+{
+	BlockNo		head = NO_BLOCK;
+	BlockNo    *link = &head;
+
+	while (length > 0)
+	{
+		int			piece = Min(length, BYTES_PER_BLOCK);
+
+		*link = purse_take(purse);
+		memcpy(bytes_at(*link)->bytes, from, piece);
+		from += piece;
+		length -= piece;
+		link = &bytes_at(*link)->next;
+		*link = NO_BLOCK;
+	}
+	return head;
+}
+
+static void
+bytes_read(BlockNo block, char *to, int length)
+{
+	for (; length > 0; block = bytes_at(block)->next)
+	{
+		int			piece = Min(length, BYTES_PER_BLOCK);
+
+		memcpy(to, bytes_at(block)->bytes, piece);
+		to += piece;
+		length -= piece;
+	}
+}
+
+static bool
+bytes_equal(BlockNo block, const char *other, int length)
+{
+	for (; length > 0; block = bytes_at(block)->next)
+	{
+		int			piece = Min(length, BYTES_PER_BLOCK);
+
+		if (memcmp(other, bytes_at(block)->bytes, piece) != 0)
+			return false;
+		other += piece;
+		length -= piece;
+	}
+	return true;
+}
+
+static void
+bytes_free(BlockNo block, Purse *purse)
+{
+	while (block != NO_BLOCK)
+	{
+		BlockNo		next = bytes_at(block)->next;
+
+		purse_put(purse, block);
+		block = next;
+	}
+}
+
+SubjectName
+subject_name(Scope scope, SubjectKind kind, const char *name, int length)
+{
+	SubjectName subject = {scope, kind, name, length, store->seed};
+
+	Assert(length > 0 && length <= MAX_NAME_LENGTH);
+	subject.hash ^= (uint64) scope.database << 32 | (scope.catalog ^ (uint32) kind);
+	subject.hash = hash_bytes_extended((const unsigned char *) name, length,
+									   subject.hash);
+	return subject;
+}
+
+/* Whole names are compared: a hash that agrees is not enough. */
+static bool
+subject_is(const Subject *subject, const SubjectName *name)
+{
+	int			inlined = Min(name->length, SUBJECT_INLINE_NAME);
+
+	return subject->tag == (uint32) (name->hash >> 32) &&
+		subject->name_length == name->length &&
+		subject->kind == name->kind &&
+		subject->scope.database == name->scope.database &&
+		subject->scope.catalog == name->scope.catalog &&
+		memcmp(subject->name, name->name, inlined) == 0 &&
+		bytes_equal(subject->name_rest, name->name + inlined,
+					name->length - inlined);
+}
+
+/* The link that names the subject, or the NO_BLOCK at the end of the chain. */
+static BlockNo *
+find_link(const SubjectName *name)
+{
+	BlockNo    *link = &store_bucket(name->hash)->head;
+
+	while (*link != NO_BLOCK && !subject_is(subject_at(*link), name))
+		link = &subject_at(*link)->next;
+	return link;
+}
+
+Subject *
+subject_find(const SubjectName *name)
+{
+	BlockNo		block = *find_link(name);
+
+	return block == NO_BLOCK ? NULL : subject_at(block);
+}
+
+uint32
+subject_blocks(const SubjectName *name)
+{
+	return 1 + bytes_blocks(name->length - SUBJECT_INLINE_NAME);
+}
+
+Subject *
+subject_create(const SubjectName *name, Purse *purse)
+{
+	int			inlined = Min(name->length, SUBJECT_INLINE_NAME);
+	Bucket	   *bucket = store_bucket(name->hash);
+	BlockNo		block = purse_take(purse);
+	Subject    *subject = subject_at(block);
+
+	Assert(store_locked(name->hash, LW_EXCLUSIVE));
+	memset(subject, 0, sizeof(Subject));
+	subject->tag = (uint32) (name->hash >> 32);
+	subject->scope = name->scope;
+	subject->kind = name->kind;
+	subject->clock = PG_INT64_MIN;
+	subject->name_length = name->length;
+	memcpy(subject->name, name->name, inlined);
+	subject->name_rest = bytes_write(name->name + inlined,
+									 name->length - inlined, purse);
+	subject->next = bucket->head;
+	bucket->head = block;
+	store_stats(name->hash)->keys++;
+	return subject;
+}
+
+void
+subject_remove_at(uint64 hash, BlockNo *link, Purse *purse)
+{
+	BlockNo		block = *link;
+	Subject    *subject = subject_at(block);
+
+	while (subject->windows != NO_BLOCK)
+		subject_drop_window(subject, subject_window_at(subject->windows),
+							purse);
+	bytes_free(subject->name_rest, purse);
+	bytes_free(subject->record, purse);
+	*link = subject->next;
+	purse_put(purse, block);
+	store_stats(hash)->keys--;
+}
+
+void
+subject_remove(const SubjectName *name, Purse *purse)
+{
+	BlockNo    *link = find_link(name);
+
+	if (*link != NO_BLOCK)
+		subject_remove_at(name->hash, link, purse);
+}
+
+SubjectWindow *
+subject_window_at(BlockNo block)
+{
+	return (SubjectWindow *) (block == NO_BLOCK ? NULL : &store->blocks[block]);
+}
+
+SubjectWindow *
+subject_find_window(const Subject *subject, const WindowId *id)
+{
+	SubjectWindow *window = subject_window_at(subject->windows);
+
+	while (window != NULL &&
+		   (window->id.period != id->period ||
+			window->id.phase != id->phase ||
+			window->id.kind != id->kind ||
+			window->id.unit != id->unit))
+		window = subject_window_at(window->next);
+	return window;
+}
+
+SubjectWindow *
+subject_add_window(Subject *subject, const WindowId *id, Purse *purse)
+{
+	BlockNo		block = purse_take(purse);
+	SubjectWindow *window = subject_window_at(block);
+
+	window->self = block;
+	window->id = *id;
+	window->next = subject->windows;
+	subject->windows = block;
+	return window;
+}
+
+void
+subject_drop_window(Subject *subject, SubjectWindow *window, Purse *purse)
+{
+	BlockNo    *link = &subject->windows;
+
+	while (*link != window->self)
+		link = &subject_window_at(*link)->next;
+	*link = window->next;
+	window_clear(&window->window, purse);
+	purse_put(purse, window->self);
+}
+
+TimestampTz
+subject_empty_at(const Subject *subject)
+{
+	TimestampTz empty_at = PG_INT64_MIN;
+	SubjectWindow *window;
+
+	for (window = subject_window_at(subject->windows); window != NULL;
+		 window = subject_window_at(window->next))
+		empty_at = Max(empty_at, window_empty_at(&window->window));
+	return empty_at;
+}
+
+uint32
+record_blocks(int length)
+{
+	return bytes_blocks(length);
+}
+
+void
+subject_set_record(Subject *subject, RecordState state, const char *record,
+				   int length, Purse *purse)
+{
+	bytes_free(subject->record, purse);
+	subject->record = bytes_write(record, length, purse);
+	subject->record_length = length;
+	subject->record_state = state;
+}
+
+void
+subject_get_record(const Subject *subject, char *record)
+{
+	bytes_read(subject->record, record, subject->record_length);
+}

@@ -1,0 +1,130 @@
+/*-------------------------------------------------------------------------
+ *
+ * subject.h
+ *		Who is being counted, and what is kept in memory about them.
+ *
+ * A subject is whoever is counted under a name: a key, or an account that
+ * several keys share.  All functions but subject_name() need the lock of the
+ * subject's partition: SHARED to look, EXCLUSIVE to change.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_SUBJECT_H
+#define TIERLIMIT_SUBJECT_H
+
+#include "scope.h"
+#include "store.h"
+#include "window.h"
+
+#define MAX_NAME_LENGTH 255		/* bytes */
+
+typedef enum SubjectKind
+{
+	SUBJECT_KEY,
+	SUBJECT_ACCOUNT
+} SubjectKind;
+
+/* What a subject is found by.  The bytes of the name are the caller's. */
+typedef struct SubjectName
+{
+	Scope		scope;
+	SubjectKind kind;
+	const char *name;			/* 1 to MAX_NAME_LENGTH bytes, no terminator */
+	int			length;
+	uint64		hash;
+} SubjectName;
+
+/* What is known of the row of api_key; see registry.c. */
+typedef enum RecordState
+{
+	RECORD_UNKNOWN,				/* not looked up, or not kept */
+	RECORD_ABSENT,				/* there is no such key */
+	RECORD_PRESENT
+} RecordState;
+
+/* Bytes of the name that fit into the subject's own block. */
+#define SUBJECT_INLINE_NAME 80
+
+/* A subject is one block, and the chains that start from it. */
+typedef struct Subject
+{
+	BlockNo		next;			/* in its bucket */
+	uint32		tag;			/* upper half of the hash */
+	Scope		scope;
+	uint8		kind;			/* SubjectKind */
+	uint8		clock_source;	/* ClockSource that clock was read from */
+	uint8		record_state;	/* RecordState */
+	uint8		name_length;
+	uint16		record_length;
+	BlockNo		windows;		/* SubjectWindows */
+	BlockNo		name_rest;		/* bytes of the name that didn't fit */
+	BlockNo		record;			/* packed row of api_key, if RECORD_PRESENT */
+	uint32		record_generation;	/* of the bucket, when it was read */
+	TimestampTz clock;			/* time of the newest decision */
+	char		name[SUBJECT_INLINE_NAME];
+} Subject;
+
+/* What tells the windows of a subject apart. */
+typedef struct WindowId
+{
+	int64		period;			/* microseconds; calendar: nominal ones */
+	uint64		phase;			/* calendar: where its periods begin */
+	uint8		kind;			/* WindowKind */
+	uint8		unit;			/* Unit */
+} WindowId;
+
+/* One block. */
+typedef struct SubjectWindow
+{
+	BlockNo		next;			/* window of the same subject */
+	BlockNo		self;
+	WindowId	id;
+	Window		window;
+} SubjectWindow;
+
+extern SubjectName subject_name(Scope scope, SubjectKind kind,
+								const char *name, int length);
+
+/* NULL if the subject is not in memory. */
+extern Subject *subject_find(const SubjectName *name);
+
+/* Create a subject that is not there; takes subject_blocks() blocks. */
+extern uint32 subject_blocks(const SubjectName *name);
+extern Subject *subject_create(const SubjectName *name, Purse *purse);
+
+/* Remove the subject that *link, in its bucket's chain, names. */
+extern void subject_remove_at(uint64 hash, BlockNo *link, Purse *purse);
+extern void subject_remove(const SubjectName *name, Purse *purse);
+
+/* The windows of a subject, in no order that matters. */
+extern SubjectWindow *subject_window_at(BlockNo block);
+extern SubjectWindow *subject_find_window(const Subject *subject,
+										  const WindowId *id);
+
+/* The new window, to be initialised by the caller, takes one block. */
+extern SubjectWindow *subject_add_window(Subject *subject, const WindowId *id,
+										 Purse *purse);
+extern void subject_drop_window(Subject *subject, SubjectWindow *window,
+								Purse *purse);
+
+/* From when on none of its windows counts anything; INT64_MIN: already. */
+extern TimestampTz subject_empty_at(const Subject *subject);
+
+/*
+ * Replace what is kept as the subject's record; takes record_blocks(length)
+ * blocks.  Length is 0 if state is not RECORD_PRESENT.
+ */
+extern uint32 record_blocks(int length);
+extern void subject_set_record(Subject *subject, RecordState state,
+							   const char *record, int length, Purse *purse);
+
+/* Copy the record's record_length bytes out. */
+extern void subject_get_record(const Subject *subject, char *record);
+
+static inline Subject *
+subject_at(BlockNo block)
+{
+	return (Subject *) &store->blocks[block];
+}
+
+#endif							/* TIERLIMIT_SUBJECT_H */

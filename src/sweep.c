@@ -1,0 +1,175 @@
+/*-------------------------------------------------------------------------
+ *
+ * sweep.c
+ *		Removing subjects: to make room, and with their scope.
+ *
+ * Nothing happens when a window runs empty: its key stays in memory until
+ * somebody needs a block and there is none left.  Then that backend sweeps on
+ * from where the last sweep stopped, a slice of a partition at a time under
+ * that partition's lock, removing every subject whose windows have all run
+ * empty, until it has freed SWEEP_GOAL blocks or been around once.
+ *
+ * A sweep that found nothing would be repeated in vain by each further call of
+ * an unknown key, at the cost of a look at every subject: so it leaves behind
+ * the earliest time at which one of them will be empty, and until then calls
+ * that find no block fail at once.
+ *
+ * Whether a window is empty is told by the clock that its key was charged on:
+ * a session with a tierlimit.now of its own says nothing about keys that live
+ * on the server's clock.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "subject.h"
+#include "sweep.h"
+#include "utils/timestamp.h"
+
+#define SWEEP_GOAL 1024			/* blocks to be freed at a time */
+#define SLICE_BUCKETS 64		/* looked at under one lock */
+
+/* What a sweep goes by, and what it found. */
+typedef struct Sweep
+{
+	Clock		clock;			/* of the session that sweeps */
+	TimestampTz server_now;
+	TimestampTz next_empty;		/* of the subjects that had to stay */
+	uint32		freed;			/* blocks */
+} Sweep;
+
+typedef bool (*SubjectTest) (const Subject *subject, void *arg);
+
+/* Remove the subjects of a bucket that pass the test; returns their number. */
+static int
+remove_from_bucket(uint64 hash, SubjectTest test, void *arg, Purse *purse)
+{
+	BlockNo    *link = &store_bucket(hash)->head;
+	int			removed = 0;
+
+	while (*link != NO_BLOCK)
+	{
+		if (test(subject_at(*link), arg))
+		{
+			subject_remove_at(hash, link, purse);
+			removed++;
+		}
+		else
+			link = &subject_at(*link)->next;
+	}
+	return removed;
+}
+
+static bool
+has_run_empty(const Subject *subject, void *arg)
+{
+	Sweep	   *sweep = (Sweep *) arg;
+	TimestampTz empty_at = subject_empty_at(subject);
+	TimestampTz now = sweep->server_now;
+
+	if (subject->clock_source == CLOCK_SESSION &&
+		sweep->clock.source == CLOCK_SESSION)
+		now = sweep->clock.now;
+
+	if (empty_at > now)
+	{
+		sweep->next_empty = Min(sweep->next_empty, empty_at);
+		return false;
+	}
+	if (subject->clock_source == CLOCK_SERVER)
+		store_raise_clock_floor(subject->clock);
+	return true;
+}
+
+/* Sweep the slice that the shared hand points to, and move the hand on. */
+static void
+sweep_slice(Sweep *sweep, uint32 slices)
+{
+	uint32		hand = pg_atomic_fetch_add_u32(&store->sweep_hand, 1) % slices;
+	uint64		partition = hand % NUM_PARTITIONS;
+	uint64		first = (uint64) (hand / NUM_PARTITIONS) * SLICE_BUCKETS;
+	uint64		per_partition = store->nbuckets / NUM_PARTITIONS;
+	Purse		purse = {.base = store->blocks};
+
+	store_lock(&partition, 1, LW_EXCLUSIVE);
+	for (uint64 i = first; i < first + SLICE_BUCKETS && i < per_partition; i++)
+		store_stats(partition)->evictions +=
+			remove_from_bucket(i * NUM_PARTITIONS + partition, has_run_empty,
+							   sweep, &purse);
+	sweep->freed += purse.count;
+	pool_return(&store->pool, &purse, (uint32) partition);
+	store_unlock(&partition, 1);
+}
+
+static void
+report_full(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OUT_OF_MEMORY),
+			 errmsg("tierlimit is out of shared memory"),
+			 errdetail("No key's windows have run empty, so none can make room for another."),
+			 errhint("Increase \"tierlimit.memory\" and restart the server.")));
+}
+
+void
+sweep_for_room(Clock clock)
+{
+	uint32		per_partition = store->nbuckets / NUM_PARTITIONS;
+	uint32		slices = NUM_PARTITIONS *
+		((per_partition + SLICE_BUCKETS - 1) / SLICE_BUCKETS);
+	Sweep		sweep = {
+		.clock = clock,
+		.server_now = GetCurrentTimestamp(),
+		.next_empty = PG_INT64_MAX
+	};
+
+	if (clock.source == CLOCK_SERVER && sweep.server_now <
+		(TimestampTz) pg_atomic_read_u64(&store->no_room_until))
+		report_full();
+
+	for (uint32 i = 0; i < slices && sweep.freed < SWEEP_GOAL; i++)
+	{
+		sweep_slice(&sweep, slices);
+		CHECK_FOR_INTERRUPTS();
+	}
+	if (sweep.freed == 0)
+	{
+		if (clock.source == CLOCK_SERVER)
+			pg_atomic_write_u64(&store->no_room_until,
+								(uint64) sweep.next_empty);
+		report_full();
+	}
+}
+
+void
+sweep_encourage(void)
+{
+	pg_atomic_write_u64(&store->no_room_until, 0);
+}
+
+static bool
+is_in_scope(const Subject *subject, void *arg)
+{
+	const Scope *scope = (const Scope *) arg;
+
+	return subject->scope.database == scope->database &&
+		(!OidIsValid(scope->catalog) ||
+		 subject->scope.catalog == scope->catalog);
+}
+
+void
+sweep_scope(Scope scope)
+{
+	for (uint64 partition = 0; partition < NUM_PARTITIONS; partition++)
+	{
+		Purse		purse = {.base = store->blocks};
+
+		store_lock(&partition, 1, LW_EXCLUSIVE);
+		for (uint64 i = partition; i < store->nbuckets; i += NUM_PARTITIONS)
+			remove_from_bucket(i, is_in_scope, &scope, &purse);
+		pool_return(&store->pool, &purse, (uint32) partition);
+		store_unlock(&partition, 1);
+	}
+	sweep_encourage();
+}

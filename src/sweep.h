@@ -1,0 +1,29 @@
+/*-------------------------------------------------------------------------
+ *
+ * sweep.h
+ *		Removing subjects: to make room, and with their scope.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_SWEEP_H
+#define TIERLIMIT_SWEEP_H
+
+#include "scope.h"
+#include "store.h"
+
+/*
+ * Make room for a call by removing subjects whose windows have run empty.
+ * Raises an ERROR if there are none.  No lock may be held.
+ */
+extern void sweep_for_room(Clock clock);
+
+/*
+ * Remove all subjects of a scope; of all scopes of its database if catalog is
+ * InvalidOid.  Raises no ERROR.  No lock may be held.
+ */
+extern void sweep_scope(Scope scope);
+
+/* Sweeps may find something again: somebody gave counted units back. */
+extern void sweep_encourage(void);
+
+#endif							/* TIERLIMIT_SWEEP_H */

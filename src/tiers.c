@@ -1,0 +1,352 @@
+/*-------------------------------------------------------------------------
+ *
+ * tiers.c
+ *		The tiers with their limits, and the error codes, as this session
+ *		remembers them.
+ *
+ * There are few tiers and they seldom change, so each session reads all of
+ * them at once, and again after a change.  That makes "no such tier" as cheap
+ * to know as a tier.
+ *
+ * Statement triggers on the tables invalidate their relcache entries; that
+ * message arrives, with PostgreSQL's own machinery, in the changing session
+ * at once and in all others, also on a standby, at commit or COMMIT PREPARED.
+ * Our callback only marks what we have as stale, since it may run at any time,
+ * even while we read.
+ *
+ * Memory: all of it hangs off one context below CacheMemoryContext, which is
+ * replaced as a whole when a new one is complete.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "query.h"
+#include "registry.h"
+#include "scope.h"
+#include "settings.h"
+#include "tiers.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#define MAX_KEY (MAX_TIER_LENGTH + 1)
+
+typedef struct TierEntry
+{
+	char		name[MAX_KEY];	/* hash key */
+	Tier		tier;
+} TierEntry;
+
+/* One reading of the tables. */
+typedef struct Tables
+{
+	MemoryContext context;
+	HTAB	   *tiers;			/* of TierEntry */
+	HTAB	   *error_codes;	/* of ErrorCode */
+} Tables;
+
+static Tables current;
+static uint64 current_is_of = 0;	/* number of changes that it knows of */
+static uint64 changes = 1;		/* invalidations that concern it, so far */
+
+static const char *const watched_names[] = {"tier", "tier_limit", "error_code"};
+
+static Oid	watched[lengthof(watched_names)];
+
+static ConfigQuery tier_query = {
+	"SELECT t.name, l.name, l.kind, l.unit, l.period, l.max, l.enforce, l.error_code"
+	" FROM tierlimit.tier t LEFT JOIN tierlimit.tier_limit l"
+	" ON l.tier OPERATOR(pg_catalog.=) t.name ORDER BY t.name, l.name", 0, NULL
+};
+
+static ConfigQuery too_many_query = {
+	"SELECT tier FROM tierlimit.tier_limit GROUP BY tier"
+	" HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) "
+	CppAsString2(MAX_LIMITS), 0, NULL
+};
+
+static ConfigQuery error_query = {
+	"SELECT code, http_status, name FROM tierlimit.error_code", 0, NULL
+};
+
+static void
+on_relcache_invalidation(Datum arg, Oid relid)
+{
+	installation_forget(relid);
+	if (relid == InvalidOid)
+		changes++;
+	for (size_t i = 0; i < lengthof(watched); i++)
+		if (watched[i] == relid)
+			changes++;
+}
+
+void
+tiers_init(void)
+{
+	CacheRegisterRelcacheCallback(on_relcache_invalidation, (Datum) 0);
+}
+
+static HTAB *
+create_table(const char *name, Size keysize, Size entrysize, int flags,
+			 MemoryContext context)
+{
+	HASHCTL		control = {
+		.keysize = keysize,
+		.entrysize = entrysize,
+		.hcxt = context
+	};
+
+	return hash_create(name, 64, &control, HASH_ELEM | HASH_CONTEXT | flags);
+}
+
+/* A text column, copied to the context. */
+static Datum
+copy_text(int row, int column, MemoryContext context)
+{
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Datum		value = PointerGetDatum(PG_DETOAST_DATUM_COPY(query_value(row, column, (Datum) 0)));
+
+	MemoryContextSwitchTo(old);
+	return value;
+}
+
+/* Section 2 of the interface: "NULL = by period". */
+static int32
+default_error_code(int64 period_us)
+{
+	return period_us <= USECS_PER_HOUR ? 1008
+		: period_us <= USECS_PER_DAY ? 1009 : 1010;
+}
+
+static TierLimit
+read_limit(int row, MemoryContext context)
+{
+	TierLimit	limit = {.exact_slots = tierlimit_window_slots};
+	Interval   *period = DatumGetIntervalP(query_value(row, 5, (Datum) 0));
+
+	limit.name = copy_text(row, 2, context);
+	limit.kind = strcmp(query_string(row, 3), "calendar") == 0
+		? WINDOW_CALENDAR : WINDOW_SLIDING;
+	limit.unit = strcmp(query_string(row, 4), "credits") == 0
+		? UNIT_CREDITS : UNIT_REQUESTS;
+	limit.period = *period;
+	limit.period_us = period->time +
+		((int64) period->month * DAYS_PER_MONTH + period->day) * USECS_PER_DAY;
+	limit.max = DatumGetInt64(query_value(row, 6, (Datum) 0));
+	limit.enforce = DatumGetBool(query_value(row, 7, (Datum) 0));
+	limit.error_code =
+		DatumGetInt32(query_value(row, 8,
+								  Int32GetDatum(default_error_code(limit.period_us))));
+	return limit;
+}
+
+static int
+compare_limits(const void *a, const void *b)
+{
+	const TierLimit *x = (const TierLimit *) a;
+	const TierLimit *y = (const TierLimit *) b;
+
+	if (x->period_us != y->period_us)
+		return x->period_us < y->period_us ? -1 : 1;
+	if (x->kind != y->kind)
+		return (int) x->kind - (int) y->kind;
+	return (int) x->unit - (int) y->unit;
+}
+
+/*
+ * What a refund gives back are the credits that are counted.  A tier that
+ * limits none still has to know them: so it gets one more window, like its
+ * longest limit but in credits, which needs no more than a rough idea of when
+ * they were spent.
+ */
+static void
+add_credits_window(Tier *tier)
+{
+	TierLimit  *extra = &tier->limits[tier->nlimits];
+
+	if (tier->nlimits == 0)
+		return;
+	for (int i = 0; i < tier->nlimits; i++)
+		if (tier->limits[i].unit == UNIT_CREDITS)
+			return;
+
+	*extra = tier->limits[tier->nlimits - 1];
+	extra->unit = UNIT_CREDITS;
+	extra->max = PG_INT64_MAX;
+	extra->enforce = false;
+	extra->exact_slots = 0;
+	tier->nwindows++;
+}
+
+/* The rows of one tier are first to last. */
+static void
+add_tier(Tables *tables, int first, int last)
+{
+	char		key[MAX_KEY] = {0};
+	bool		has_limits = query_value(first, 2, (Datum) 0) != (Datum) 0;
+	TierEntry  *entry;
+	Tier	   *tier;
+
+	strlcpy(key, query_string(first, 1), sizeof(key));
+	entry = hash_search(tables->tiers, key, HASH_ENTER, NULL);
+	tier = &entry->tier;
+	memset(tier, 0, sizeof(Tier));
+	tier->name = copy_text(first, 1, tables->context);
+	tier->nlimits = has_limits ? last - first + 1 : 0;
+	tier->limits = MemoryContextAllocZero(tables->context,
+										  (tier->nlimits + 1) * sizeof(TierLimit));
+	for (int i = 0; i < tier->nlimits; i++)
+		tier->limits[i] = read_limit(first + i, tables->context);
+	qsort(tier->limits, tier->nlimits, sizeof(TierLimit), compare_limits);
+	tier->nwindows = tier->nlimits;
+	add_credits_window(tier);
+	for (int i = 0; i < tier->nwindows; i++)
+		tier->has_calendar |= tier->limits[i].kind == WINDOW_CALENDAR;
+}
+
+static void
+report_too_many_limits(const char *tier)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+			 errmsg("tier \"%s\" has too many limits", tier),
+			 errdetail("A tier has at most %d limits.", MAX_LIMITS)));
+}
+
+void
+tiers_require_few_limits(void)
+{
+	Reading		reading;
+
+	query_begin(&reading);
+	query_run(&reading, &too_many_query, (Datum) 0);
+	if (SPI_processed > 0)
+		report_too_many_limits(query_string(0, 1));
+	query_end(&reading);
+}
+
+static void
+read_tiers(Reading *reading, Tables *tables)
+{
+	int			first = 0;
+	int			rows;
+
+	query_run(reading, &tier_query, (Datum) 0);
+	rows = (int) SPI_processed;
+	for (int row = 0; row < rows; row++)
+	{
+		if (row + 1 < rows &&
+			strcmp(query_string(row, 1), query_string(row + 1, 1)) == 0)
+			continue;
+		add_tier(tables, first, row);
+		first = row + 1;
+	}
+}
+
+static void
+read_error_codes(Reading *reading, Tables *tables)
+{
+	query_run(reading, &error_query, (Datum) 0);
+	for (int row = 0; row < (int) SPI_processed; row++)
+	{
+		int32		code = DatumGetInt32(query_value(row, 1, (Datum) 0));
+		ErrorCode  *entry = hash_search(tables->error_codes, &code,
+										HASH_ENTER, NULL);
+
+		entry->http_status = DatumGetInt32(query_value(row, 2, (Datum) 0));
+		entry->name = copy_text(row, 3, tables->context);
+	}
+}
+
+static void
+watch_tables(void)
+{
+	Oid			schema = get_rel_namespace(installation()->scope.catalog);
+
+	for (size_t i = 0; i < lengthof(watched); i++)
+		watched[i] = get_relname_relid(watched_names[i], schema);
+}
+
+/*
+ * Read the tables into a context that dies with the transaction unless it
+ * becomes the current one.
+ */
+static Tables
+read_tables(void)
+{
+	Tables		tables;
+	Reading		reading;
+
+	query_begin(&reading);
+	tables.context = AllocSetContextCreate(CurrentMemoryContext,
+										   "tierlimit tiers",
+										   ALLOCSET_DEFAULT_SIZES);
+	tables.tiers = create_table("tierlimit tiers", MAX_KEY,
+								sizeof(TierEntry), HASH_STRINGS,
+								tables.context);
+	tables.error_codes = create_table("tierlimit error codes", sizeof(int32),
+									  sizeof(ErrorCode), HASH_BLOBS,
+									  tables.context);
+	read_tiers(&reading, &tables);
+	read_error_codes(&reading, &tables);
+	MemoryContextSetParent(tables.context, CacheMemoryContext);
+	query_end(&reading);
+	return tables;
+}
+
+void
+tiers_refresh(void)
+{
+	AcceptInvalidationMessages();
+	while (unlikely(current_is_of != changes))
+	{
+		uint64		seen;
+		Tables		fresh;
+
+		watch_tables();
+		seen = changes;			/* more may come while we read */
+		fresh = read_tables();
+		if (current.context != NULL)
+			MemoryContextDelete(current.context);
+		current = fresh;
+		current_is_of = seen;
+	}
+}
+
+const Tier *
+tiers_find(const char *name, int length)
+{
+	char		key[MAX_KEY] = {0};
+	TierEntry  *entry;
+
+	if (length >= MAX_KEY)
+		return NULL;
+	memcpy(key, name, length);
+	entry = hash_search(current.tiers, key, HASH_FIND, NULL);
+	if (entry == NULL)
+		return NULL;
+	if (entry->tier.nlimits > MAX_LIMITS)
+		report_too_many_limits(key);
+	return &entry->tier;
+}
+
+ErrorCode
+tiers_error_code(int32 code)
+{
+	ErrorCode  *entry = hash_search(current.error_codes, &code, HASH_FIND,
+									NULL);
+	ErrorCode	unknown = {.code = code};
+
+	if (entry != NULL)
+		return *entry;
+
+	unknown.http_status = code >= 1008 ? 429 : 403;
+	unknown.name = PointerGetDatum(cstring_to_text(psprintf("ERROR_%d", code)));
+	return unknown;
+}

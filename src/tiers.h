@@ -1,0 +1,78 @@
+/*-------------------------------------------------------------------------
+ *
+ * tiers.h
+ *		The tiers with their limits, and the error codes, as this session
+ *		remembers them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_TIERS_H
+#define TIERLIMIT_TIERS_H
+
+#include "datatype/timestamp.h"
+#include "window.h"
+
+typedef enum Unit
+{
+	UNIT_REQUESTS,				/* a call counts 1 */
+	UNIT_CREDITS				/* a call counts its cost */
+} Unit;
+
+/* The limits of a tier are not more than this: work per call is bounded. */
+#define MAX_LIMITS 32
+
+/* ... and one window that only refunds look at. */
+#define MAX_WINDOWS (MAX_LIMITS + 1)
+
+typedef struct TierLimit
+{
+	Datum		name;			/* text */
+	WindowKind	kind;
+	Unit		unit;
+	Interval	period;
+	int64		period_us;		/* months taken as 30 days */
+	int64		max;
+	uint32		exact_slots;	/* of a sliding window; see window.h */
+	bool		enforce;
+	int32		error_code;		/* of a denial */
+} TierLimit;
+
+typedef struct Tier
+{
+	Datum		name;			/* text */
+	int			nlimits;		/* by period, the shortest first */
+	int			nwindows;		/* nlimits, or one more: see tiers.c */
+	bool		has_calendar;	/* any of the windows */
+	TierLimit  *limits;			/* nwindows of them */
+} Tier;
+
+typedef struct ErrorCode
+{
+	int32		code;			/* hash key */
+	int32		http_status;
+	Datum		name;			/* text */
+} ErrorCode;
+
+/*
+ * Take notice of all changes that were committed until now, and of this
+ * transaction's own.  May read the tables, so no lock may be held.  What the
+ * functions below return is valid until the next call of this one.
+ */
+extern void tiers_refresh(void);
+
+/* Find a tier by name; NULL if there is none. */
+extern const Tier *tiers_find(const char *name, int length);
+
+/* An error code; one that the table lacks gets a name and status as well. */
+extern ErrorCode tiers_error_code(int32 code);
+
+/*
+ * Raise an ERROR if this transaction has given a tier more limits than
+ * MAX_LIMITS.  (Two transactions at once could; then tiers_find() does.)
+ */
+extern void tiers_require_few_limits(void);
+
+/* Watch for changes; from _PG_init. */
+extern void tiers_init(void);
+
+#endif							/* TIERLIMIT_TIERS_H */

@@ -1,0 +1,189 @@
+/*-------------------------------------------------------------------------
+ *
+ * window.c
+ *		What one limit counts: a sliding window or a calendar period.
+ *
+ * A sliding window at time t counts what happened in (t - period, t].  It
+ * keeps a history of its calls and forgets them as they leave.  Up to
+ * exact_slots, each microsecond with a call in it has a slot of its own, so
+ * that the window is exact however many calls its limit admits.  A fuller one
+ * puts calls into the newest slot while that slot spans less than slot_width;
+ * a slot leaves as a whole, with its youngest call: an older call in it is
+ * counted for less than slot_width too long, and none too short.
+ *
+ * That bounds a window: slots that were opened while fewer than exact_slots
+ * were there number at most exact_slots; the others were each opened at least
+ * slot_width after the slot before, which makes at most period / slot_width +
+ * 2 of them.  Each call adds at most one slot and each slot is dropped once,
+ * whole blocks at a time: the work per call is constant whatever the limit.
+ *
+ * A calendar window is one number that belongs to one period.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "window.h"
+
+#include <assert.h>
+#include <string.h>
+
+void
+window_init_sliding(Window *window, int64_t period, uint32_t exact_slots,
+					uint32_t slots)
+{
+	assert(period > 0 && slots > 0);
+
+	memset(window, 0, sizeof(Window));
+	window->kind = WINDOW_SLIDING;
+	window->sliding.period = period;
+	window->sliding.slot_width = period / slots > 0 ? period / slots : 1;
+	window->sliding.exact_slots = exact_slots;
+}
+
+void
+window_init_calendar(Window *window)
+{
+	memset(window, 0, sizeof(Window));
+	window->kind = WINDOW_CALENDAR;
+}
+
+/* Amount that a calendar window holds for the period that is running. */
+static inline int64_t
+calendar_used(const CalendarWindow *calendar, Span running)
+{
+	return calendar->span.start == running.start ? calendar->used : 0;
+}
+
+WindowUse
+window_use(const Window *window, const Block *base, Moment moment)
+{
+	WindowUse	use;
+
+	if (window->kind == WINDOW_SLIDING)
+	{
+		const SlidingWindow *sliding = &window->sliding;
+		HistoryView view = history_view(&sliding->history, base,
+										moment.now - sliding->period);
+
+		use.used = view.sum;
+		use.resets_at = view.oldest + sliding->period;
+	}
+	else
+	{
+		use.used = calendar_used(&window->calendar, moment.running);
+		use.resets_at = moment.running.end;
+	}
+	return use;
+}
+
+int64_t
+window_free_at(const Window *window, const Block *base, Moment moment,
+			   int64_t room)
+{
+	if (room < 0)
+		return WINDOW_NEVER;
+
+	if (window->kind == WINDOW_SLIDING)
+	{
+		const SlidingWindow *sliding = &window->sliding;
+		HistoryView view = history_view(&sliding->history, base,
+										moment.now - sliding->period);
+
+		if (view.sum <= room)
+			return moment.now;
+		return sliding->period +
+			history_time_of(&sliding->history, base, &view, view.sum - room);
+	}
+
+	return calendar_used(&window->calendar, moment.running) <= room
+		? moment.now : moment.running.end;
+}
+
+int64_t
+window_empty_at(const Window *window)
+{
+	if (window->kind == WINDOW_SLIDING)
+		return window->sliding.history.open_amount == 0 ? INT64_MIN
+			: window->sliding.history.open_last + window->sliding.period;
+
+	return window->calendar.used == 0 ? INT64_MIN : window->calendar.span.end;
+}
+
+void
+window_advance(Window *window, Purse *purse, int64_t now)
+{
+	if (window->kind == WINDOW_SLIDING)
+		history_expire(&window->sliding.history, purse,
+					   now - window->sliding.period);
+}
+
+bool
+window_add_needs_block(const Window *window, const Block *base)
+{
+	return window->kind == WINDOW_SLIDING &&
+		history_add_needs_block(&window->sliding.history, base);
+}
+
+void
+window_add(Window *window, Purse *purse, Moment moment, int64_t amount)
+{
+	int64_t		room;
+
+	assert(amount >= 0);
+
+	/* A limit that never denies may be asked for more than a number holds. */
+	room = INT64_MAX - (window->kind == WINDOW_SLIDING
+						? window->sliding.history.sum
+						: calendar_used(&window->calendar, moment.running));
+	if (amount > room)
+		amount = room;
+	if (amount == 0)
+		return;
+
+	if (window->kind == WINDOW_SLIDING)
+	{
+		SlidingWindow *sliding = &window->sliding;
+
+		history_add(&sliding->history, purse, moment.now, amount,
+					sliding->history.count < sliding->exact_slots
+					? 0 : sliding->slot_width);
+	}
+	else
+	{
+		CalendarWindow *calendar = &window->calendar;
+
+		assert(moment.running.start <= moment.now);
+		assert(moment.running.end > moment.now);
+		calendar->used = calendar_used(calendar, moment.running) + amount;
+		calendar->span = moment.running;
+		calendar->last = moment.now;
+	}
+}
+
+int64_t
+window_take_back(Window *window, Purse *purse, int64_t now, int64_t amount)
+{
+	assert(amount >= 0);
+
+	if (amount == 0 || window_empty_at(window) <= now)
+		return 0;
+
+	if (window->kind == WINDOW_SLIDING)
+	{
+		window_advance(window, purse, now);
+		return history_take_newest(&window->sliding.history, purse, amount);
+	}
+
+	if (amount > window->calendar.used)
+		amount = window->calendar.used;
+	window->calendar.used -= amount;
+	return amount;
+}
+
+void
+window_clear(Window *window, Purse *purse)
+{
+	if (window->kind == WINDOW_SLIDING)
+		history_clear(&window->sliding.history, purse);
+	else
+		window_init_calendar(window);
+}

@@ -1,0 +1,125 @@
+/*-------------------------------------------------------------------------
+ *
+ * window.h
+ *		What one limit counts: a sliding window or a calendar period.
+ *
+ * Times are in microseconds and an argument of every call; from one call to
+ * the next on the same window they never decrease.  Amounts are calls or
+ * credits, as the owner of the window likes.  See window.c.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_WINDOW_H
+#define TIERLIMIT_WINDOW_H
+
+#include "history.h"
+
+typedef enum WindowKind
+{
+	WINDOW_SLIDING,				/* the last period, rolling */
+	WINDOW_CALENDAR				/* the running period */
+} WindowKind;
+
+/* A half-open stretch of time [start, end). */
+typedef struct Span
+{
+	int64_t		start;
+	int64_t		end;
+} Span;
+
+/*
+ * A moment as a window sees it: the time, and, for a calendar window, the
+ * running period, which contains it.
+ */
+typedef struct Moment
+{
+	int64_t		now;
+	Span		running;
+} Moment;
+
+typedef struct SlidingWindow
+{
+	int64_t		period;
+	int64_t		slot_width;		/* what a slot may span at most */
+	History		history;
+	uint32_t	exact_slots;	/* with fewer slots, each call has its own */
+} SlidingWindow;
+
+typedef struct CalendarWindow
+{
+	Span		span;			/* the period that used belongs to */
+	int64_t		last;			/* time of the newest charge */
+	int64_t		used;
+} CalendarWindow;
+
+typedef struct Window
+{
+	WindowKind	kind;
+	union
+	{
+		SlidingWindow sliding;
+		CalendarWindow calendar;
+	};
+} Window;
+
+/* What a window holds at some moment. */
+typedef struct WindowUse
+{
+	int64_t		used;
+	int64_t		resets_at;		/* sliding: when the oldest call leaves, valid
+								 * if used > 0; calendar: the period's end */
+} WindowUse;
+
+/* "It will never be so." */
+#define WINDOW_NEVER INT64_MAX
+
+/*
+ * Start an empty sliding window over the last period (>= 1) microseconds.
+ * With fewer than exact_slots slots it tells calls apart to the microsecond;
+ * from there on it keeps calls together that are less than a slot width, a
+ * slots'th of the period, apart.
+ */
+extern void window_init_sliding(Window *window, int64_t period,
+								uint32_t exact_slots, uint32_t slots);
+
+/* Start an empty calendar window. */
+extern void window_init_calendar(Window *window);
+
+/* What is counted at this moment; changes nothing. */
+extern WindowUse window_use(const Window *window, const Block *base,
+							Moment moment);
+
+/*
+ * When, from this moment on and with no further calls, used will have come
+ * down to room; WINDOW_NEVER for room < 0.  Changes nothing.
+ */
+extern int64_t window_free_at(const Window *window, const Block *base,
+							  Moment moment, int64_t room);
+
+/*
+ * From when on nothing is counted any more, if nothing is added; INT64_MIN if
+ * nothing is.
+ */
+extern int64_t window_empty_at(const Window *window);
+
+/* Give the blocks back that hold only what has left the window by now. */
+extern void window_advance(Window *window, Purse *purse, int64_t now);
+
+/* Whether window_add() may need a block from the purse: at most one. */
+extern bool window_add_needs_block(const Window *window, const Block *base);
+
+/* Count amount >= 0 at this moment. */
+extern void window_add(Window *window, Purse *purse, Moment moment,
+					   int64_t amount);
+
+/*
+ * Give back up to amount >= 0 of what is counted now, newest first; returns
+ * how much there was.
+ */
+extern int64_t window_take_back(Window *window, Purse *purse, int64_t now,
+								int64_t amount);
+
+/* Forget what is counted, and give all blocks back. */
+extern void window_clear(Window *window, Purse *purse);
+
+#endif							/* TIERLIMIT_WINDOW_H */
