@@ -242,7 +242,7 @@ tierlimit_reset(PG_FUNCTION_ARGS)
 
 /* The columns of usage(): one row a limit. */
 static void
-put_usage(ReturnSetInfo *result, const TierLimit *limit, WindowUse use)
+put_usage(ReturnSetInfo *result, const TierLimit *limit, LimitUse use)
 {
 	bool		calendar = limit->kind == WINDOW_CALENDAR;
 	Datum		values[] = {
@@ -257,7 +257,7 @@ put_usage(ReturnSetInfo *result, const TierLimit *limit, WindowUse use)
 	};
 	bool		nulls[lengthof(values)] = {0};
 
-	nulls[lengthof(values) - 1] = !calendar && use.used == 0;
+	nulls[lengthof(values) - 1] = use.resets_at == DT_NOEND;
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
@@ -267,7 +267,7 @@ tierlimit_usage(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	text	   *key = text_argument(fcinfo, 0);
-	WindowUse	uses[MAX_LIMITS];
+	LimitUse	uses[MAX_LIMITS];
 	Clock		clock;
 	Policy		policy;
 

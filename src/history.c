@@ -25,6 +25,8 @@
  * Invariants, checked by history_check() in the tests:
  *	- open_amount > 0, or the history is empty (count, sum, oldest, newest 0);
  *	- sum is the sum of all block sums plus open_amount, count likewise;
+ *	- oldest_time is the time of the first slot, so that most calls, which find
+ *	  nothing to forget, need not look into a block;
  *	- no block of the chain is empty, and times never decrease;
  *	- a block's "before" is the time of the slot that precedes its first one:
  *	  of the last slot of the block before, or of one that has been dropped.
@@ -119,6 +121,24 @@ last_time(const History *history, const Block *base, const HistoryBlock *block)
 		: block_at_const(base, block->next)->before;
 }
 
+/* Time of the oldest slot of a history that is not empty. */
+static int64_t
+find_oldest_time(const History *history, const Block *base)
+{
+	const HistoryBlock *block;
+	uint16_t	at;
+	int64_t		time;
+
+	if (history->oldest == NO_BLOCK)
+		return history->open_last;
+
+	block = block_at_const(base, history->oldest);
+	at = block->start;
+	time = block->before;
+	read_record(block, &at, &time);
+	return time;
+}
+
 static inline bool
 newest_has_room(const History *history, const Block *base)
 {
@@ -192,10 +212,14 @@ history_add(History *history, Purse *purse, int64_t time, int64_t amount,
 		{
 			history->open_last = time;
 			history->open_amount += amount;
+			if (history->count == 1)
+				history->oldest_time = time;
 			return;
 		}
 		pack_open_slot(history, purse);
 	}
+	else
+		history->oldest_time = time;
 	history->open_start = history->open_last = time;
 	history->open_amount = amount;
 	history->count++;
@@ -234,7 +258,7 @@ history_clear(History *history, Purse *purse)
 void
 history_expire(History *history, Purse *purse, int64_t horizon)
 {
-	if (history->open_amount == 0)
+	if (history->open_amount == 0 || history->oldest_time > horizon)
 		return;
 	if (history->open_last <= horizon)
 	{
@@ -257,7 +281,10 @@ history_expire(History *history, Purse *purse, int64_t horizon)
 			int64_t		amount = read_record(block, &at, &time);
 
 			if (time > horizon)
+			{
+				history->oldest_time = time;
 				return;
+			}
 			block->start = at;
 			block->before = time;
 			block->sum -= amount;
@@ -266,6 +293,15 @@ history_expire(History *history, Purse *purse, int64_t horizon)
 			history->count--;
 		}
 	}
+	history->oldest_time = history->open_last;
+}
+
+int64_t
+history_sum_after(const History *history, const Block *base, int64_t horizon)
+{
+	if (history->open_amount > 0 && history->oldest_time > horizon)
+		return history->sum;
+	return history_view(history, base, horizon).sum;
 }
 
 HistoryView
@@ -423,5 +459,6 @@ history_take_newest(History *history, Purse *purse, int64_t amount)
 	history->open_amount = 0;
 	while (history->open_amount == 0)
 		left = reopen_newest_block(history, purse, left);
+	history->oldest_time = find_oldest_time(history, purse->base);
 	return amount;
 }

@@ -25,6 +25,7 @@ typedef struct History
 	int64_t		open_last;		/* times of its first and last call */
 	int64_t		open_amount;	/* 0: there is no slot at all */
 	int64_t		packed_last;	/* time of the newest packed slot */
+	int64_t		oldest_time;	/* of the oldest slot, if there is one */
 	BlockNo		oldest;			/* ends of the chain of packed slots */
 	BlockNo		newest;
 	uint32_t	count;			/* slots, the open one included */
@@ -64,6 +65,10 @@ extern void history_clear(History *history, Purse *purse);
 /* Take back up to amount, newest first; returns how much there was. */
 extern int64_t history_take_newest(History *history, Purse *purse,
 								   int64_t amount);
+
+/* The amount of the slots after the horizon. */
+extern int64_t history_sum_after(const History *history, const Block *base,
+								 int64_t horizon);
 
 /* Look at the slots after the horizon, changing nothing. */
 extern HistoryView history_view(const History *history, const Block *base,

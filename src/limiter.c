@@ -194,40 +194,86 @@ advance_subject(Subject *subject, Clock clock, Purse *purse)
 	}
 }
 
+/*
+ * A calendar window that begins in the middle of a period, since the key's
+ * anchor or zone was changed, takes over what was counted by the calendar
+ * before: perhaps too much, but never too little.
+ */
+static int64
+counted_by_other_calendars(const Work *work, int i)
+{
+	const WindowId *id = &work->ids[i];
+	const SubjectWindow *window = NULL;
+	int64		used = 0;
+
+	if (work->subject != NULL && id->kind == WINDOW_CALENDAR)
+		window = subject_window_at(work->subject->windows);
+	for (; window != NULL; window = subject_window_at(window->next))
+		if (window->id.kind == WINDOW_CALENDAR &&
+			window->id.period == id->period && window->id.unit == id->unit &&
+			window->window.calendar.last >= work->running[i].start)
+			used = Max(used, window->window.calendar.used);
+	return used;
+}
+
+/* What is counted in one of the tier's windows, in memory or not. */
+static int64
+used_in(const Work *work, int i, TimestampTz now)
+{
+	if (work->windows[i] == NULL)
+		return counted_by_other_calendars(work, i);
+	return window_used(&work->windows[i]->window, store->blocks,
+					   moment_of(work, i, now));
+}
+
+/*
+ * When a window that counts this much resets: sliding, when the oldest call
+ * leaves; calendar, when the period ends.
+ */
+static TimestampTz
+resets_at(const Work *work, int i, TimestampTz now, int64 used)
+{
+	if (work->ids[i].kind == WINDOW_CALENDAR)
+		return work->running[i].end;
+	if (used == 0)
+		return DT_NOEND;
+	return window_resets_at(&work->windows[i]->window, store->blocks,
+							moment_of(work, i, now));
+}
+
+/* When one of the windows will have room for amount, if that fits its max. */
+static TimestampTz
+free_at(const Work *work, int i, TimestampTz now, int64 amount)
+{
+	int64		room = work->charge->tier->limits[i].max - amount;
+
+	if (work->windows[i] == NULL)
+		return work->running[i].end;
+	return window_free_at(&work->windows[i]->window, store->blocks,
+						  moment_of(work, i, now), room);
+}
+
 /* What a limit says of a call: a verdict on its own. */
 static Verdict
 evaluate_limit(const Work *work, int i, TimestampTz now, int64 cost)
 {
 	const TierLimit *limit = &work->charge->tier->limits[i];
-	const SubjectWindow *window = work->windows[i];
-	Moment		moment = moment_of(work, i, now);
 	int64		amount = amount_of(limit->unit, cost);
-	WindowUse	use = {0, moment.running.end};
+	int64		left = limit->max - used_in(work, i, now);
 	Verdict		verdict = {.decided_at = now, .limit = limit};
-	int64		left;
 
-	if (window != NULL)
-		use = window_use(&window->window, store->blocks, moment);
-	left = limit->max - use.used;
 	verdict.allowed = limit->max > 0 && (amount == 0 || amount <= left);
 	verdict.remaining = Max(left, 0);
 	verdict.free_at = now;
-	verdict.resets_at = use.resets_at;
-	if (limit->kind == WINDOW_SLIDING && use.used == 0)
-		verdict.resets_at = DT_NOEND;
-
 	if (verdict.allowed || !limit->enforce)
 	{
 		verdict.allowed = true;
-		verdict.remaining = Max(left - amount, 0);
-		if (verdict.resets_at == DT_NOEND && amount > 0)
-			verdict.resets_at = now + limit->period_us;
+		verdict.remaining = amount <= left ? left - amount : 0;
 	}
 	else if (limit->max == 0 || amount > limit->max)
 		verdict.free_at = WINDOW_NEVER;
 	else
-		verdict.free_at = window_free_at(&window->window, store->blocks,
-										 moment, limit->max - amount);
+		verdict.free_at = free_at(work, i, now, amount);
 	return verdict;
 }
 
@@ -267,6 +313,20 @@ governs(const Verdict *a, const Verdict *b, int64 cost)
 		: a->limit->period_us < b->limit->period_us;
 }
 
+/* When the governing limit resets, with the call counted if it is allowed. */
+static TimestampTz
+governing_resets_at(const Work *work, int i, const Verdict *verdict,
+					int64 cost)
+{
+	TimestampTz now = verdict->decided_at;
+	TimestampTz at = resets_at(work, i, now, used_in(work, i, now));
+
+	if (at == DT_NOEND && verdict->allowed &&
+		amount_of(verdict->limit->unit, cost) > 0)
+		at = now + verdict->limit->period_us;
+	return at;
+}
+
 /* Step 2. */
 static Verdict
 evaluate(const Call *call)
@@ -276,6 +336,8 @@ evaluate(const Call *call)
 		.decided_at = call->clock.now,
 		.resets_at = DT_NOEND
 	};
+	const Work *governing = NULL;
+	int			which = 0;
 
 	for (int i = 0; i < call->count; i++)
 	{
@@ -286,10 +348,17 @@ evaluate(const Call *call)
 			Verdict		one = evaluate_limit(work, j, call->clock.now,
 											 call->cost);
 
-			if (verdict.limit == NULL || governs(&one, &verdict, call->cost))
+			if (governing == NULL || governs(&one, &verdict, call->cost))
+			{
 				verdict = one;
+				governing = work;
+				which = j;
+			}
 		}
 	}
+	if (governing != NULL)
+		verdict.resets_at = governing_resets_at(governing, which, &verdict,
+												call->cost);
 	return verdict;
 }
 
@@ -321,38 +390,13 @@ blocks_for(const Work *work, int64 cost)
 	return blocks;
 }
 
-/*
- * A calendar window that begins in the middle of a period, since the key's
- * anchor or zone was changed, takes over what was counted by the calendar
- * before: perhaps too much, but never too little.
- */
-static int64
-counted_by_other_calendars(const Subject *subject, const WindowId *id,
-						   TimestampTz since)
-{
-	const SubjectWindow *window;
-	int64		used = 0;
-
-	for (window = subject_window_at(subject->windows); window != NULL;
-		 window = subject_window_at(window->next))
-		if (window->id.kind == WINDOW_CALENDAR &&
-			window->id.period == id->period && window->id.unit == id->unit &&
-			window->window.calendar.last >= since)
-			used = Max(used, window->window.calendar.used);
-	return used;
-}
-
 static SubjectWindow *
 make_window(Work *work, int i, TimestampTz now, Purse *purse)
 {
 	const TierLimit *limit = &work->charge->tier->limits[i];
-	Span		running = work->running[i];
-	int64		used = 0;
+	int64		used = counted_by_other_calendars(work, i);
 	SubjectWindow *window;
 
-	if (limit->kind == WINDOW_CALENDAR)
-		used = counted_by_other_calendars(work->subject, &work->ids[i],
-										  running.start);
 	window = subject_add_window(work->subject, &work->ids[i], purse);
 	if (limit->kind == WINDOW_SLIDING)
 		window_init_sliding(&window->window, limit->period_us,
@@ -550,7 +594,7 @@ limiter_reset(const SubjectName *name)
 }
 
 void
-limiter_usage(const Charge *charge, Clock clock, WindowUse *uses)
+limiter_usage(const Charge *charge, Clock clock, LimitUse *uses)
 {
 	Call		call;
 	Work	   *work = &call.works[0];
@@ -559,13 +603,8 @@ limiter_usage(const Charge *charge, Clock clock, WindowUse *uses)
 	lock_call(&call, LW_SHARED);
 	for (int i = 0; i < charge->tier->nlimits; i++)
 	{
-		Moment		moment = moment_of(work, i, call.clock.now);
-
-		uses[i].used = 0;
-		uses[i].resets_at = moment.running.end;
-		if (work->windows[i] != NULL)
-			uses[i] = window_use(&work->windows[i]->window, store->blocks,
-								 moment);
+		uses[i].used = used_in(work, i, call.clock.now);
+		uses[i].resets_at = resets_at(work, i, call.clock.now, uses[i].used);
 	}
 	unlock_call(&call);
 }

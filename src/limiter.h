@@ -65,7 +65,14 @@ extern int64 limiter_refund(const SubjectName *subject, Clock clock,
 /* Forget all that is counted for the subject. */
 extern void limiter_reset(const SubjectName *subject);
 
+/* What a limit holds now. */
+typedef struct LimitUse
+{
+	int64		used;
+	TimestampTz resets_at;		/* DT_NOEND: nothing is counted */
+} LimitUse;
+
 /* What each of the tier's limits holds now, in their order. */
-extern void limiter_usage(const Charge *charge, Clock clock, WindowUse *uses);
+extern void limiter_usage(const Charge *charge, Clock clock, LimitUse *uses);
 
 #endif							/* TIERLIMIT_LIMITER_H */

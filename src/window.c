@@ -53,26 +53,25 @@ calendar_used(const CalendarWindow *calendar, Span running)
 	return calendar->span.start == running.start ? calendar->used : 0;
 }
 
-WindowUse
-window_use(const Window *window, const Block *base, Moment moment)
+int64_t
+window_used(const Window *window, const Block *base, Moment moment)
 {
-	WindowUse	use;
-
 	if (window->kind == WINDOW_SLIDING)
-	{
-		const SlidingWindow *sliding = &window->sliding;
-		HistoryView view = history_view(&sliding->history, base,
-										moment.now - sliding->period);
+		return history_sum_after(&window->sliding.history, base,
+								 moment.now - window->sliding.period);
 
-		use.used = view.sum;
-		use.resets_at = view.oldest + sliding->period;
-	}
-	else
-	{
-		use.used = calendar_used(&window->calendar, moment.running);
-		use.resets_at = moment.running.end;
-	}
-	return use;
+	return calendar_used(&window->calendar, moment.running);
+}
+
+int64_t
+window_resets_at(const Window *window, const Block *base, Moment moment)
+{
+	if (window->kind == WINDOW_SLIDING)
+		return window->sliding.period +
+			history_view(&window->sliding.history, base,
+						 moment.now - window->sliding.period).oldest;
+
+	return moment.running.end;
 }
 
 int64_t

@@ -62,14 +62,6 @@ typedef struct Window
 	};
 } Window;
 
-/* What a window holds at some moment. */
-typedef struct WindowUse
-{
-	int64_t		used;
-	int64_t		resets_at;		/* sliding: when the oldest call leaves, valid
-								 * if used > 0; calendar: the period's end */
-} WindowUse;
-
 /* "It will never be so." */
 #define WINDOW_NEVER INT64_MAX
 
@@ -86,8 +78,15 @@ extern void window_init_sliding(Window *window, int64_t period,
 extern void window_init_calendar(Window *window);
 
 /* What is counted at this moment; changes nothing. */
-extern WindowUse window_use(const Window *window, const Block *base,
-							Moment moment);
+extern int64_t window_used(const Window *window, const Block *base,
+						   Moment moment);
+
+/*
+ * Sliding: when the oldest counted call will leave, if there is one.
+ * Calendar: when the period ends.  Changes nothing.
+ */
+extern int64_t window_resets_at(const Window *window, const Block *base,
+								Moment moment);
 
 /*
  * When, from this moment on and with no further calls, used will have come

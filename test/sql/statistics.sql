@@ -1,0 +1,16 @@
+-- The view of counters.
+SET client_min_messages = warning;
+SET timezone = 'UTC';
+SET tierlimit.now = '2026-09-02 00:00:00+00';
+
+SELECT tierlimit.stat_reset();
+SELECT checks, admitted, denied, refunds, evictions FROM tierlimit.stat;
+SELECT count(*) FILTER (WHERE allowed) FROM tierlimit.check_many(array_fill('s'::text, ARRAY[40]), 'free');
+SELECT allowed FROM tierlimit.check('not registered');
+SELECT allowed FROM tierlimit.check(NULL);
+SELECT allowed FROM tierlimit.peek('s', 'free');
+SELECT tierlimit.refund('s');
+SELECT checks, admitted, denied, refunds, evictions, stats_reset > '2026-01-01' AS reset FROM tierlimit.stat;
+SELECT keys > 0 AS keys, memory_used BETWEEN 1 AND memory_total AS memory_used,
+	memory_total = pg_size_bytes(current_setting('tierlimit.memory')) AS memory_total
+FROM tierlimit.stat;
