@@ -27,9 +27,10 @@
  *	- sum is the sum of all block sums plus open_amount, count likewise;
  *	- oldest_time is the time of the first slot, so that most calls, which find
  *	  nothing to forget, need not look into a block;
- *	- no block of the chain is empty, and times never decrease;
+ *	- no block of the chain is empty, and times increase from slot to slot;
  *	- a block's "before" is the time of the slot that precedes its first one:
- *	  of the last slot of the block before, or of one that has been dropped.
+ *	  of the last slot of the block before, or of one that has been dropped;
+ *	  where there was none, the first slot's own.
  *
  *-------------------------------------------------------------------------
  */
@@ -54,7 +55,7 @@ typedef struct HistoryBlock
 _Static_assert(offsetof(HistoryBlock, data) == 30, "header has no holes");
 _Static_assert(sizeof(HistoryBlock) <= BLOCK_SIZE, "fits into a block");
 
-/* Two varints: 65 bits of shifted distance and flag, 63 bits of amount. */
+/* Two varints: 64 bits of shifted distance and flag, 63 bits of amount. */
 #define MAX_RECORD 19
 
 /* An open slot that nothing may join, since its first call is not known. */
@@ -119,24 +120,6 @@ last_time(const History *history, const Block *base, const HistoryBlock *block)
 {
 	return block->next == NO_BLOCK ? history->packed_last
 		: block_at_const(base, block->next)->before;
-}
-
-/* Time of the oldest slot of a history that is not empty. */
-static int64_t
-find_oldest_time(const History *history, const Block *base)
-{
-	const HistoryBlock *block;
-	uint16_t	at;
-	int64_t		time;
-
-	if (history->oldest == NO_BLOCK)
-		return history->open_last;
-
-	block = block_at_const(base, history->oldest);
-	at = block->start;
-	time = block->before;
-	read_record(block, &at, &time);
-	return time;
 }
 
 static inline bool
@@ -459,6 +442,5 @@ history_take_newest(History *history, Purse *purse, int64_t amount)
 	history->open_amount = 0;
 	while (history->open_amount == 0)
 		left = reopen_newest_block(history, purse, left);
-	history->oldest_time = find_oldest_time(history, purse->base);
 	return amount;
 }

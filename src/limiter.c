@@ -506,6 +506,16 @@ try_charge(Call *call, Verdict *verdict)
 	return enough;
 }
 
+static void
+report_full(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_OUT_OF_MEMORY),
+			 errmsg("tierlimit is out of shared memory"),
+			 errdetail("No key's windows have run empty, so none can make room for another."),
+			 errhint("Increase \"tierlimit.memory\" and restart the server.")));
+}
+
 Verdict
 limiter_charge(const Charge *charges, int count, Clock clock, int64 cost)
 {
@@ -522,7 +532,8 @@ limiter_charge(const Charge *charges, int count, Clock clock, int64 cost)
 		unlock_call(&call);
 		if (done)
 			return verdict;
-		sweep_for_room(clock);
+		if (!sweep_for_room(clock))
+			report_full();
 	}
 }
 

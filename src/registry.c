@@ -49,6 +49,7 @@
 #include "query.h"
 #include "registry.h"
 #include "storage/procarray.h"
+#include "sweep.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -256,9 +257,10 @@ read_table(const SubjectName *key, const Mark *mark, KeyRecord *record)
 
 /*
  * Remember a record that was read under this mark, unless the bucket was
- * marked again meanwhile, or there is no room: then the next call reads again.
+ * marked again meanwhile: then the next call has to read again.  False if
+ * there is no room.
  */
-static void
+static bool
 keep(const SubjectName *key, const Mark *mark, const KeyRecord *record)
 {
 	char		packed[MAX_PACKED];
@@ -266,13 +268,14 @@ keep(const SubjectName *key, const Mark *mark, const KeyRecord *record)
 	Purse		purse = {.base = store->blocks};
 	Bucket	   *bucket;
 	Subject    *subject;
+	bool		fits;
 
 	store_lock(&key->hash, 1, LW_EXCLUSIVE);
 	bucket = store_bucket(key->hash);
-	if (bucket->generation == mark->generation &&
-		pool_fill(&store->pool, &purse,
-				  subject_blocks(key) + record_blocks(length),
-				  partition_of(key->hash)))
+	fits = pool_fill(&store->pool, &purse,
+					 subject_blocks(key) + record_blocks(length),
+					 partition_of(key->hash));
+	if (fits && bucket->generation == mark->generation)
 	{
 		subject = subject_find(key);
 		if (subject == NULL)
@@ -286,6 +289,7 @@ keep(const SubjectName *key, const Mark *mark, const KeyRecord *record)
 	}
 	pool_return(&store->pool, &purse, partition_of(key->hash));
 	store_unlock(&key->hash, 1);
+	return fits;
 }
 
 void
@@ -293,7 +297,8 @@ registry_look_up(const SubjectName *key, KeyRecord *record)
 {
 	Mark		mark;
 
-	if (!recall(key, record, &mark) && read_table(key, &mark, record))
+	if (!recall(key, record, &mark) && read_table(key, &mark, record) &&
+		!keep(key, &mark, record) && sweep_for_room(clock_read()))
 		keep(key, &mark, record);
 }
 

@@ -142,12 +142,31 @@ find_link(const SubjectName *name)
 	return link;
 }
 
+/*
+ * Where there are millions of keys, none is in the processor's cache.  The
+ * windows of one were mostly made together, from neighbouring blocks: have
+ * them fetched together, rather than one after the other along their chain.
+ */
+static inline void
+prefetch_windows(const Subject *subject)
+{
+#ifdef __GNUC__
+	const uint8_t *at = store->blocks[subject->windows].bytes;
+
+	for (int line = 0; line < 3 * BLOCK_SIZE; line += 64)
+		__builtin_prefetch(at + line);
+#endif
+}
+
 Subject *
 subject_find(const SubjectName *name)
 {
 	BlockNo		block = *find_link(name);
 
-	return block == NO_BLOCK ? NULL : subject_at(block);
+	if (block == NO_BLOCK)
+		return NULL;
+	prefetch_windows(subject_at(block));
+	return subject_at(block);
 }
 
 uint32

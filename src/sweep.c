@@ -102,17 +102,7 @@ sweep_slice(Sweep *sweep, uint32 slices)
 	store_unlock(&partition, 1);
 }
 
-static void
-report_full(void)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_OUT_OF_MEMORY),
-			 errmsg("tierlimit is out of shared memory"),
-			 errdetail("No key's windows have run empty, so none can make room for another."),
-			 errhint("Increase \"tierlimit.memory\" and restart the server.")));
-}
-
-void
+bool
 sweep_for_room(Clock clock)
 {
 	uint32		per_partition = store->nbuckets / NUM_PARTITIONS;
@@ -126,20 +116,16 @@ sweep_for_room(Clock clock)
 
 	if (clock.source == CLOCK_SERVER && sweep.server_now <
 		(TimestampTz) pg_atomic_read_u64(&store->no_room_until))
-		report_full();
+		return false;
 
 	for (uint32 i = 0; i < slices && sweep.freed < SWEEP_GOAL; i++)
 	{
 		sweep_slice(&sweep, slices);
 		CHECK_FOR_INTERRUPTS();
 	}
-	if (sweep.freed == 0)
-	{
-		if (clock.source == CLOCK_SERVER)
-			pg_atomic_write_u64(&store->no_room_until,
-								(uint64) sweep.next_empty);
-		report_full();
-	}
+	if (sweep.freed == 0 && clock.source == CLOCK_SERVER)
+		pg_atomic_write_u64(&store->no_room_until, (uint64) sweep.next_empty);
+	return sweep.freed > 0;
 }
 
 void

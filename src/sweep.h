@@ -12,10 +12,10 @@
 #include "store.h"
 
 /*
- * Make room for a call by removing subjects whose windows have run empty.
- * Raises an ERROR if there are none.  No lock may be held.
+ * Make room by removing subjects whose windows have run empty; false if there
+ * are none.  No lock may be held.
  */
-extern void sweep_for_room(Clock clock);
+extern bool sweep_for_room(Clock clock);
 
 /*
  * Remove all subjects of a scope; of all scopes of its database if catalog is

@@ -107,7 +107,7 @@ extern void window_advance(Window *window, Purse *purse, int64_t now);
 /* Whether window_add() may need a block from the purse: at most one. */
 extern bool window_add_needs_block(const Window *window, const Block *base);
 
-/* Count amount >= 0 at this moment. */
+/* Count amount >= 0 at this moment, to which the window was advanced. */
 extern void window_add(Window *window, Purse *purse, Moment moment,
 					   int64_t amount);
 
