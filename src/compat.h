@@ -2,7 +2,7 @@
  *
  * compat.h
  *		The one place that knows how the server's API differs from major
- *		version to major version (15 and later).
+ *		version to major version (15 and later), and compilers from each other.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,6 +10,15 @@
 #define TIERLIMIT_COMPAT_H
 
 #include "utils/datetime.h"
+
+/* A hint to the processor; not all compilers can give it. */
+static inline void
+prefetch(const void *at)
+{
+#ifdef __GNUC__
+	__builtin_prefetch(at);
+#endif
+}
 
 /* 16 added an argument for details of an error that we don't report. */
 static inline int

@@ -105,31 +105,31 @@ static Decision
 decide(Judge judge, const text *key, const text *tier, int64 cost)
 {
 	Datum		key_name = PointerGetDatum(key);
-	Clock		clock = clock_read();
 	Policy		policy;
 	Verdict		verdict;
 
 	if (!tierlimit_enabled)
 		return decision_without_limit(0, key_name, PointerGetDatum(tier), cost,
-									  clock.now);
+									  clock_read().now);
 	if (is_missing(key))
 	{
 		if (judge == limiter_charge)
 			limiter_refused(0);
 		tiers_refresh();
 		return decision_without_limit(ERROR_KEY_MISSING, key_name, (Datum) 0,
-									  cost, clock.now);
+									  cost, clock_read().now);
 	}
 
-	policy_for_key(key, tier, clock.now, &policy);
+	policy_for_key(key, tier, &policy);
 	if (policy.refusal != 0)
 	{
 		if (judge == limiter_charge)
 			limiter_refused(policy.charge.subject.hash);
 		return decision_without_limit(policy.refusal, key_name,
-									  tier_name(policy.tier), cost, clock.now);
+									  tier_name(policy.tier), cost,
+									  policy.clock.now);
 	}
-	verdict = judge(&policy.charge, 1, clock, cost);
+	verdict = judge(&policy.charge, 1, policy.clock, cost);
 	return decision_by_limits(&verdict, key_name, tier_name(policy.tier), cost,
 							  policy.record.registered
 							  ? policy.record.expires_at : DT_NOEND);
@@ -213,15 +213,13 @@ tierlimit_refund(PG_FUNCTION_ARGS)
 	int64		cost = require_amount(PG_ARGISNULL(1), PG_GETARG_INT64(1), "cost");
 	int64		requests = require_amount(PG_ARGISNULL(2), PG_GETARG_INT32(2),
 										  "requests");
-	Clock		clock;
 	Policy		policy;
 
 	store_require();
 	require_primary("refund");
 	require_key(key);
-	clock = clock_read();
-	policy_for_key(key, NULL, clock.now, &policy);
-	PG_RETURN_INT64(limiter_refund(&policy.charge.subject, clock, cost,
+	policy_for_key(key, NULL, &policy);
+	PG_RETURN_INT64(limiter_refund(&policy.charge.subject, policy.clock, cost,
 								   requests));
 }
 
@@ -235,7 +233,7 @@ tierlimit_reset(PG_FUNCTION_ARGS)
 	store_require();
 	require_primary("reset");
 	require_key(key);
-	policy_for_key(key, NULL, clock_read().now, &policy);
+	policy_for_key(key, NULL, &policy);
 	limiter_reset(&policy.charge.subject);
 	PG_RETURN_VOID();
 }
@@ -268,18 +266,16 @@ tierlimit_usage(PG_FUNCTION_ARGS)
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	text	   *key = text_argument(fcinfo, 0);
 	LimitUse	uses[MAX_LIMITS];
-	Clock		clock;
 	Policy		policy;
 
 	store_require();
 	require_key(key);
 	InitMaterializedSRF(fcinfo, 0);
-	clock = clock_read();
-	policy_for_key(key, text_argument(fcinfo, 1), clock.now, &policy);
+	policy_for_key(key, text_argument(fcinfo, 1), &policy);
 	if (policy.tier == NULL)
 		return (Datum) 0;		/* not registered: there are no limits */
 
-	limiter_usage(&policy.charge, clock, uses);
+	limiter_usage(&policy.charge, policy.clock, uses);
 	for (int i = 0; i < policy.tier->nlimits; i++)
 		put_usage(result, &policy.tier->limits[i], uses[i]);
 	return (Datum) 0;

@@ -280,6 +280,15 @@ history_expire(History *history, Purse *purse, int64_t horizon)
 }
 
 int64_t
+history_oldest_after(const History *history, const Block *base,
+					 int64_t horizon)
+{
+	if (history->oldest_time > horizon)
+		return history->oldest_time;
+	return history_view(history, base, horizon).oldest;
+}
+
+int64_t
 history_sum_after(const History *history, const Block *base, int64_t horizon)
 {
 	if (history->open_amount > 0 && history->oldest_time > horizon)

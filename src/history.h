@@ -70,6 +70,10 @@ extern int64_t history_take_newest(History *history, Purse *purse,
 extern int64_t history_sum_after(const History *history, const Block *base,
 								 int64_t horizon);
 
+/* The time of the first slot after the horizon, if there is one. */
+extern int64_t history_oldest_after(const History *history, const Block *base,
+									int64_t horizon);
+
 /* Look at the slots after the horizon, changing nothing. */
 extern HistoryView history_view(const History *history, const Block *base,
 								int64_t horizon);

@@ -43,8 +43,7 @@ find_tier(const char *name, int length)
 }
 
 void
-policy_for_key(const text *key, const text *tier, TimestampTz now,
-			   Policy *policy)
+policy_for_key(const text *key, const text *tier, Policy *policy)
 {
 	KeyRecord  *record = &policy->record;
 	Charge	   *charge = &policy->charge;
@@ -52,8 +51,13 @@ policy_for_key(const text *key, const text *tier, TimestampTz now,
 
 	tiers_refresh();
 	scope = installation()->scope;
+
+	/* The order is one in which work and fetching from memory overlap. */
 	charge->subject = subject_name(scope, SUBJECT_KEY, VARDATA_ANY(key),
 								   VARSIZE_ANY_EXHDR(key));
+	store_prefetch_bucket(charge->subject.hash);
+	policy->clock = clock_read();
+	store_prefetch_subject(charge->subject.hash);
 	registry_look_up(&charge->subject, record);
 
 	/* The row may name a tier that was committed together with it. */
@@ -69,7 +73,7 @@ policy_for_key(const text *key, const text *tier, TimestampTz now,
 
 	if (record->registered)
 	{
-		policy->refusal = refusal_of(record, now);
+		policy->refusal = refusal_of(record, policy->clock.now);
 		if (record->account[0] != '\0')
 			charge->subject = subject_name(scope, SUBJECT_ACCOUNT,
 										   record->account,

@@ -26,16 +26,16 @@ typedef struct Policy
 {
 	int32		refusal;		/* an error code, or 0 */
 	const Tier *tier;			/* NULL: not known, refused before */
+	Clock		clock;			/* when this applies */
 	KeyRecord	record;
 	Charge		charge;			/* if not refused; its subject: if tier set */
 } Policy;
 
 /*
- * Find out what applies to a key (1 to MAX_NAME_LENGTH bytes) at a time; tier
- * is the one that the caller names, NULL for the key's own.  Raises an ERROR
- * if the caller's tier does not exist.  No lock may be held.
+ * Find out what applies to a key (1 to MAX_NAME_LENGTH bytes) now; tier is the
+ * one that the caller names, NULL for the key's own.  Raises an ERROR if the
+ * caller's tier does not exist.  No lock may be held.
  */
-extern void policy_for_key(const text *key, const text *tier, TimestampTz now,
-						   Policy *policy);
+extern void policy_for_key(const text *key, const text *tier, Policy *policy);
 
 #endif							/* TIERLIMIT_POLICY_H */

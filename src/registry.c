@@ -10,22 +10,22 @@
  *
  * Changes.  The server's own invalidation messages name relations, not rows;
  * one sign-up would make every session look up every key again.  So it is
- * transaction ids that tell here.  A trigger on api_key marks the bucket that
- * the key hashes to with its transaction's id, and counts the bucket's
- * generation up, at once and whether or not the transaction will commit.  A
- * record is good only for the generation that it was read in.  Once the mark
- * is there:
+ * transaction ids that tell here.  A trigger on api_key sets the mark that the
+ * key hashes to (some other keys share it) to its transaction's id, and counts
+ * the mark's generation up, at once and whether or not the transaction will
+ * commit.  A record is good only for the generation that it was read in.  Once
+ * the mark is set:
  *
  *	- while the transaction runs (prepared counts as running), every call of a
- *	  key in that bucket reads the table: the transaction itself sees its
+ *	  key with that mark reads the table: the transaction itself sees its
  *	  change, others don't, and nobody keeps what they read;
  *	- after it ended, the next one to read keeps the record again.  It took its
  *	  snapshot after it saw that the transaction had ended, so that it sees
  *	  what that one did.
  *
  * No message has to arrive, so there is no moment at which a session has not
- * heard yet.  Two transactions that mark one bucket at a time are told apart
- * only by the newer id; then records are kept again once all that are older
+ * heard yet.  Of two transactions that set one mark at a time it keeps only
+ * the newer id; then records are kept again once all that are older
  * than the reader's snapshot have ended.  ("several")
  *
  * Which transactions may change a key unseen?  Those that did so before shared
@@ -67,14 +67,6 @@ typedef struct PackedRecord
 
 #define PACKED_HEADER (offsetof(PackedRecord, account_length) + 1)
 #define MAX_PACKED (PACKED_HEADER + 2 * MAX_NAME_LENGTH + MAX_TIER_LENGTH)
-
-/* The marks of a bucket as they were before the table was read. */
-typedef struct Mark
-{
-	uint32		generation;
-	TransactionId changed_by;
-	bool		several;
-} Mark;
 
 static ConfigQuery key_query = {
 	"SELECT tier, status, account, billing_anchor, billing_timezone, expires_at"
@@ -140,25 +132,21 @@ unpack(const char *packed, KeyRecord *record)
 	unpack_string(record->account, at, head.account_length);
 }
 
-/* Use what is remembered, if it is still good; else note the marks. */
+/* Use what is remembered, if it is still good.  Returns the mark as well. */
 static bool
 recall(const SubjectName *key, KeyRecord *record, Mark *mark)
 {
 	char		packed[MAX_PACKED];
 	RecordState state = RECORD_UNKNOWN;
-	Bucket	   *bucket;
 	Subject    *subject;
 
 	store_lock(&key->hash, 1, LW_SHARED);
-	bucket = store_bucket(key->hash);
+	*mark = *store_mark(key->hash);
 	subject = subject_find(key);
-	if (subject != NULL && subject->record_generation == bucket->generation)
+	if (subject != NULL && subject->record_generation == mark->generation)
 		state = subject->record_state;
 	if (state == RECORD_PRESENT)
 		subject_get_record(subject, packed);
-	mark->generation = bucket->generation;
-	mark->changed_by = bucket->changed_by;
-	mark->several = bucket->several;
 	store_unlock(&key->hash, 1);
 
 	if (state == RECORD_PRESENT)
@@ -256,8 +244,8 @@ read_table(const SubjectName *key, const Mark *mark, KeyRecord *record)
 }
 
 /*
- * Remember a record that was read under this mark, unless the bucket was
- * marked again meanwhile: then the next call has to read again.  False if
+ * Remember a record that was read under this mark, unless it was set
+ * again meanwhile: then the next call has to read again.  False if
  * there is no room.
  */
 static bool
@@ -266,16 +254,16 @@ keep(const SubjectName *key, const Mark *mark, const KeyRecord *record)
 	char		packed[MAX_PACKED];
 	int			length = record->registered ? pack(record, packed) : 0;
 	Purse		purse = {.base = store->blocks};
-	Bucket	   *bucket;
+	Mark	   *now;
 	Subject    *subject;
 	bool		fits;
 
 	store_lock(&key->hash, 1, LW_EXCLUSIVE);
-	bucket = store_bucket(key->hash);
+	now = store_mark(key->hash);
 	fits = pool_fill(&store->pool, &purse,
 					 subject_blocks(key) + record_blocks(length),
 					 partition_of(key->hash));
-	if (fits && bucket->generation == mark->generation)
+	if (fits && now->generation == mark->generation)
 	{
 		subject = subject_find(key);
 		if (subject == NULL)
@@ -283,9 +271,9 @@ keep(const SubjectName *key, const Mark *mark, const KeyRecord *record)
 		subject_set_record(subject,
 						   record->registered ? RECORD_PRESENT : RECORD_ABSENT,
 						   packed, length, &purse);
-		subject->record_generation = bucket->generation;
-		bucket->changed_by = InvalidTransactionId;
-		bucket->several = false;
+		subject->record_generation = now->generation;
+		now->changed_by = InvalidTransactionId;
+		now->several = false;
 	}
 	pool_return(&store->pool, &purse, partition_of(key->hash));
 	store_unlock(&key->hash, 1);
@@ -303,16 +291,16 @@ registry_look_up(const SubjectName *key, KeyRecord *record)
 }
 
 static void
-mark_bucket(Bucket *bucket, TransactionId by)
+set_mark(Mark *mark, TransactionId by)
 {
-	bucket->generation++;
-	if (!TransactionIdIsValid(bucket->changed_by))
-		bucket->changed_by = by;
-	else if (bucket->changed_by != by)
+	mark->generation++;
+	if (!TransactionIdIsValid(mark->changed_by))
+		mark->changed_by = by;
+	else if (mark->changed_by != by)
 	{
-		bucket->several = true;
-		if (TransactionIdPrecedes(bucket->changed_by, by))
-			bucket->changed_by = by;
+		mark->several = true;
+		if (TransactionIdPrecedes(mark->changed_by, by))
+			mark->changed_by = by;
 	}
 }
 
@@ -322,7 +310,7 @@ registry_change(const SubjectName *key)
 	TransactionId by = GetTopTransactionId();
 
 	store_lock(&key->hash, 1, LW_EXCLUSIVE);
-	mark_bucket(store_bucket(key->hash), by);
+	set_mark(store_mark(key->hash), by);
 	store_unlock(&key->hash, 1);
 }
 
@@ -338,8 +326,8 @@ registry_change_all(void)
 	for (uint64 partition = 0; partition < NUM_PARTITIONS; partition++)
 	{
 		store_lock(&partition, 1, LW_EXCLUSIVE);
-		for (uint64 i = partition; i < store->nbuckets; i += NUM_PARTITIONS)
-			mark_bucket(store_bucket(i), by);
+		for (uint64 i = partition; i < store->nmarks; i += NUM_PARTITIONS)
+			set_mark(store_mark(i), by);
 		store_unlock(&partition, 1);
 	}
 }

@@ -5,7 +5,7 @@
  *
  * One segment of tierlimit.memory, fixed at server start:
  *
- *		Store | Bucket[nbuckets] | Block[pool.size]
+ *		Store | buckets | marks | blocks
  *
  * The blocks hold everything that grows: subjects, their windows, the
  * histories of those (subject.h, window.h, history.h).  Nothing is kept per
@@ -40,6 +40,12 @@
 /* Blocks per bucket: a key that was called once has this many. */
 #define BLOCKS_PER_BUCKET 4
 
+/*
+ * Few enough marks for the processor's caches, yet so many that the change of
+ * one key makes few others be looked up again.
+ */
+#define BUCKETS_PER_MARK 16
+
 Store	   *store = NULL;
 
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
@@ -61,22 +67,33 @@ store_request_shmem(void)
 	RequestNamedLWLockTranche("tierlimit", NUM_PARTITIONS);
 }
 
+/* The next piece of fresh memory, zeroed. */
+static void *
+carve(char **at, Size size)
+{
+	char	   *piece = *at;
+
+	memset(piece, 0, size);
+	*at = (char *) CACHELINEALIGN(piece + size);
+	return piece;
+}
+
 /* Lay out fresh memory. */
 static void
 store_create(void)
 {
 	Size		size = store_size();
 	Size		room = size - MAXALIGN(sizeof(Store));
-	char	   *at = (char *) store + MAXALIGN(sizeof(Store));
+	char	   *at = (char *) CACHELINEALIGN((char *) store + sizeof(Store));
 	Size		nblocks;
 
 	MemSet(store, 0, sizeof(Store));
 	store->size = (int64) size;
-	store->nbuckets = pg_prevpower2_32(Max(room / BLOCK_SIZE / BLOCKS_PER_BUCKET,
+	store->nbuckets = pg_nextpower2_32(Max(room / BLOCK_SIZE / BLOCKS_PER_BUCKET,
 										   NUM_PARTITIONS));
-	store->buckets = (Bucket *) at;
-	memset(store->buckets, 0, store->nbuckets * sizeof(Bucket));
-	at = (char *) CACHELINEALIGN(at + store->nbuckets * sizeof(Bucket));
+	store->nmarks = Max(store->nbuckets / BUCKETS_PER_MARK, NUM_PARTITIONS);
+	store->buckets = carve(&at, store->nbuckets * sizeof(BlockNo));
+	store->marks = carve(&at, store->nmarks * sizeof(Mark));
 	store->blocks = (Block *) at;
 	nblocks = ((char *) store + size - at) / sizeof(Block);
 	store->locks = GetNamedLWLockTranche("tierlimit");
@@ -161,11 +178,18 @@ store_locked(uint64 hash, LWLockMode mode)
 		: LWLockHeldByMe(lock);
 }
 
-Bucket *
+BlockNo *
 store_bucket(uint64 hash)
 {
 	Assert(store_locked(hash, LW_SHARED));
 	return &store->buckets[hash & (store->nbuckets - 1)];
+}
+
+Mark *
+store_mark(uint64 hash)
+{
+	Assert(store_locked(hash, LW_SHARED));
+	return &store->marks[hash & (store->nmarks - 1)];
 }
 
 PartitionStats *

@@ -9,22 +9,22 @@
 #define TIERLIMIT_STORE_H
 
 #include "clock.h"
+#include "compat.h"
 #include "pool.h"
 #include "storage/lwlock.h"
 
 #define NUM_PARTITIONS 128
 
 /*
- * A chain of subjects (subject.h), and the mark that changes of api_key leave
- * for the keys that hash here (registry.c).
+ * What changes of api_key leave for the keys that hash here; see registry.c.
+ * All zero: none has been changed.
  */
-typedef struct Bucket
+typedef struct Mark
 {
-	BlockNo		head;
 	uint32		generation;		/* grows with every change */
 	TransactionId changed_by;	/* the newest transaction that made one */
 	bool		several;		/* and older ones may still be running */
-} Bucket;
+} Mark;
 
 typedef struct PartitionStats
 {
@@ -42,16 +42,18 @@ typedef union PaddedPartitionStats
 } PaddedPartitionStats;
 
 /*
- * Hash h belongs to bucket h % nbuckets and to partition h % NUM_PARTITIONS;
- * both are powers of two and there are at least as many buckets as partitions,
- * so that a bucket belongs to one partition.
+ * Hash h belongs to bucket h % nbuckets, to mark h % nmarks and to partition
+ * h % NUM_PARTITIONS.  All are powers of two, and there are at least as many
+ * buckets and marks as partitions, so that each of them belongs to one.
  */
 typedef struct Store
 {
 	uint64		seed;			/* of the hash: nobody can choose collisions */
 	uint32		nbuckets;
+	uint32		nmarks;
 	LWLockPadded *locks;		/* one a partition */
-	Bucket	   *buckets;
+	BlockNo    *buckets;		/* each a chain of subjects; see subject.h */
+	Mark	   *marks;
 	Block	   *blocks;
 	int64		size;			/* of all this, in bytes */
 	TimestampTz stats_since;	/* protected by all partitions' locks */
@@ -88,9 +90,33 @@ extern void store_unlock(const uint64 *hashes, int count);
 /* For assertions: this process holds the lock of the hash's partition. */
 extern bool store_locked(uint64 hash, LWLockMode mode);
 
-/* Needs the lock of the hash's partition, as do the two structs returned. */
-extern Bucket *store_bucket(uint64 hash);
+/* These need the lock of the hash's partition, as does what they point to. */
+extern BlockNo *store_bucket(uint64 hash);
+extern Mark *store_mark(uint64 hash);
 extern PartitionStats *store_stats(uint64 hash);
+
+/*
+ * Where there are millions of keys, none is in the processor's caches.  These
+ * hints have it fetched while there is other work to do: first what leads to a
+ * subject, then the subject itself.  The latter was mostly made together with
+ * its windows, from neighbouring blocks, so it is all these that are fetched.
+ * No lock is needed: it does not matter if a hint is wrong.
+ */
+static inline void
+store_prefetch_bucket(uint64 hash)
+{
+	prefetch(&store->buckets[hash & (store->nbuckets - 1)]);
+	prefetch(&store->marks[hash & (store->nmarks - 1)]);
+}
+
+static inline void
+store_prefetch_subject(uint64 hash)
+{
+	BlockNo		head = store->buckets[hash & (store->nbuckets - 1)];
+
+	for (int line = 0; line < 4 * BLOCK_SIZE; line += 64)
+		prefetch(store->blocks[head].bytes + line);
+}
 
 /*
  * The latest time on the server's clock at which a key that was since evicted

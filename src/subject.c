@@ -3,7 +3,7 @@
  * subject.c
  *		Who is being counted, and what is kept in memory about them.
  *
- *		Bucket -> Subject -> Subject -> ...			(next)
+ *		bucket -> Subject -> Subject -> ...			(next)
  *					|-> SubjectWindow -> ...		(windows), their histories
  *					|-> bytes -> ...				(name_rest)
  *					'-> bytes -> ...				(record)
@@ -135,27 +135,11 @@ subject_is(const Subject *subject, const SubjectName *name)
 static BlockNo *
 find_link(const SubjectName *name)
 {
-	BlockNo    *link = &store_bucket(name->hash)->head;
+	BlockNo    *link = store_bucket(name->hash);
 
 	while (*link != NO_BLOCK && !subject_is(subject_at(*link), name))
 		link = &subject_at(*link)->next;
 	return link;
-}
-
-/*
- * Where there are millions of keys, none is in the processor's cache.  The
- * windows of one were mostly made together, from neighbouring blocks: have
- * them fetched together, rather than one after the other along their chain.
- */
-static inline void
-prefetch_windows(const Subject *subject)
-{
-#ifdef __GNUC__
-	const uint8_t *at = store->blocks[subject->windows].bytes;
-
-	for (int line = 0; line < 3 * BLOCK_SIZE; line += 64)
-		__builtin_prefetch(at + line);
-#endif
 }
 
 Subject *
@@ -163,10 +147,7 @@ subject_find(const SubjectName *name)
 {
 	BlockNo		block = *find_link(name);
 
-	if (block == NO_BLOCK)
-		return NULL;
-	prefetch_windows(subject_at(block));
-	return subject_at(block);
+	return block == NO_BLOCK ? NULL : subject_at(block);
 }
 
 uint32
@@ -179,7 +160,7 @@ Subject *
 subject_create(const SubjectName *name, Purse *purse)
 {
 	int			inlined = Min(name->length, SUBJECT_INLINE_NAME);
-	Bucket	   *bucket = store_bucket(name->hash);
+	BlockNo    *bucket = store_bucket(name->hash);
 	BlockNo		block = purse_take(purse);
 	Subject    *subject = subject_at(block);
 
@@ -193,8 +174,8 @@ subject_create(const SubjectName *name, Purse *purse)
 	memcpy(subject->name, name->name, inlined);
 	subject->name_rest = bytes_write(name->name + inlined,
 									 name->length - inlined, purse);
-	subject->next = bucket->head;
-	bucket->head = block;
+	subject->next = *bucket;
+	*bucket = block;
 	store_stats(name->hash)->keys++;
 	return subject;
 }

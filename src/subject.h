@@ -59,7 +59,7 @@ typedef struct Subject
 	BlockNo		windows;		/* SubjectWindows */
 	BlockNo		name_rest;		/* bytes of the name that didn't fit */
 	BlockNo		record;			/* packed row of api_key, if RECORD_PRESENT */
-	uint32		record_generation;	/* of the bucket, when it was read */
+	uint32		record_generation;	/* of its mark, when it was read */
 	TimestampTz clock;			/* time of the newest decision */
 	char		name[SUBJECT_INLINE_NAME];
 } Subject;

@@ -45,7 +45,7 @@ typedef bool (*SubjectTest) (const Subject *subject, void *arg);
 static int
 remove_from_bucket(uint64 hash, SubjectTest test, void *arg, Purse *purse)
 {
-	BlockNo    *link = &store_bucket(hash)->head;
+	BlockNo    *link = store_bucket(hash);
 	int			removed = 0;
 
 	while (*link != NO_BLOCK)

@@ -68,8 +68,8 @@ window_resets_at(const Window *window, const Block *base, Moment moment)
 {
 	if (window->kind == WINDOW_SLIDING)
 		return window->sliding.period +
-			history_view(&window->sliding.history, base,
-						 moment.now - window->sliding.period).oldest;
+			history_oldest_after(&window->sliding.history, base,
+								 moment.now - window->sliding.period);
 
 	return moment.running.end;
 }
@@ -78,23 +78,25 @@ int64_t
 window_free_at(const Window *window, const Block *base, Moment moment,
 			   int64_t room)
 {
+	const SlidingWindow *sliding = &window->sliding;
+	HistoryView view;
+	int64_t		need;
+
 	if (room < 0)
 		return WINDOW_NEVER;
 
-	if (window->kind == WINDOW_SLIDING)
-	{
-		const SlidingWindow *sliding = &window->sliding;
-		HistoryView view = history_view(&sliding->history, base,
-										moment.now - sliding->period);
+	need = window_used(window, base, moment) - room;
+	if (need <= 0)
+		return moment.now;
+	if (window->kind == WINDOW_CALENDAR)
+		return moment.running.end;
 
-		if (view.sum <= room)
-			return moment.now;
-		return sliding->period +
-			history_time_of(&sliding->history, base, &view, view.sum - room);
-	}
-
-	return calendar_used(&window->calendar, moment.running) <= room
-		? moment.now : moment.running.end;
+	/* Whichever slot leaves first makes room for one. */
+	if (need == 1)
+		return window_resets_at(window, base, moment);
+	view = history_view(&sliding->history, base, moment.now - sliding->period);
+	return sliding->period +
+		history_time_of(&sliding->history, base, &view, need);
 }
 
 int64_t
