@@ -26,7 +26,8 @@
  *	- open_amount > 0, or the history is empty (count, sum, oldest, newest 0);
  *	- sum is the sum of all block sums plus open_amount, count likewise;
  *	- oldest_time is the time of the first slot, so that most calls, which find
- *	  nothing to forget, need not look into a block;
+ *	  nothing to forget, need not look into a block; newest_end is the newest
+ *	  block's end, so that they need not wait for it to append a slot;
  *	- no block of the chain is empty, and times increase from slot to slot;
  *	- a block's "before" is the time of the slot that precedes its first one:
  *	  of the last slot of the block before, or of one that has been dropped;
@@ -123,17 +124,16 @@ last_time(const History *history, const Block *base, const HistoryBlock *block)
 }
 
 static inline bool
-newest_has_room(const History *history, const Block *base)
+newest_has_room(const History *history)
 {
-	return history->newest != NO_BLOCK &&
-		block_at_const(base, history->newest)->end + MAX_RECORD
+	return history->newest != NO_BLOCK && history->newest_end + MAX_RECORD
 		<= (int) sizeof(((HistoryBlock *) NULL)->data);
 }
 
 bool
-history_add_needs_block(const History *history, const Block *base)
+history_add_needs_block(const History *history)
 {
-	return history->open_amount > 0 && !newest_has_room(history, base);
+	return history->open_amount > 0 && !newest_has_room(history);
 }
 
 /* Hang an empty block behind the newest one. */
@@ -156,6 +156,7 @@ append_block(History *history, Purse *purse)
 		block_at(purse->base, history->newest)->next = number;
 	block->before = history->packed_last;
 	history->newest = number;
+	history->newest_end = 0;
 	return block;
 }
 
@@ -165,16 +166,18 @@ pack_open_slot(History *history, Purse *purse)
 {
 	HistoryBlock *block;
 	uint64_t	distance;
+	uint16_t	end;
 	bool		counted = history->open_amount != 1;
 
-	block = newest_has_room(history, purse->base)
+	block = newest_has_room(history)
 		? block_at(purse->base, history->newest)
 		: append_block(history, purse);
 	distance = (uint64_t) (history->open_last - history->packed_last);
-	block->end = put_varint(block->data, block->end, distance << 1 | counted);
+	end = put_varint(block->data, history->newest_end,
+					 distance << 1 | counted);
 	if (counted)
-		block->end = put_varint(block->data, block->end,
-								(uint64_t) history->open_amount);
+		end = put_varint(block->data, end, (uint64_t) history->open_amount);
+	block->end = history->newest_end = end;
 	block->sum += history->open_amount;
 	block->count++;
 	history->packed_last = history->open_last;
@@ -223,6 +226,8 @@ drop_block(History *history, Purse *purse, BlockNo number)
 	if (block->next == NO_BLOCK)
 	{
 		history->newest = block->prev;
+		history->newest_end = block->prev == NO_BLOCK ? 0
+			: block_at(purse->base, block->prev)->end;
 		history->packed_last = block->before;
 	}
 	else
@@ -406,7 +411,7 @@ reopen_newest_block(History *history, Purse *purse, int64_t amount)
 
 		if (slot >= keep)
 		{
-			block->end = record;
+			block->end = history->newest_end = record;
 			history->packed_last = before;
 			history->open_amount = keep;
 			break;

@@ -29,6 +29,7 @@ typedef struct History
 	BlockNo		oldest;			/* ends of the chain of packed slots */
 	BlockNo		newest;
 	uint32_t	count;			/* slots, the open one included */
+	uint16_t	newest_end;		/* bytes used in the newest block */
 } History;
 
 /* What of a history is younger than some horizon; see history_view(). */
@@ -46,7 +47,7 @@ typedef struct HistoryView
 /*
  * Whether history_add() may need a block from the purse: at most one.
  */
-extern bool history_add_needs_block(const History *history, const Block *base);
+extern bool history_add_needs_block(const History *history);
 
 /*
  * Append an amount > 0 at a time that is not before the newest slot's.  Calls

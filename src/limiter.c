@@ -386,7 +386,7 @@ blocks_for(const Work *work, int64 cost)
 
 	for (window = subject_window_at(work->subject->windows); window != NULL;
 		 window = subject_window_at(window->next))
-		blocks += window_add_needs_block(&window->window, store->blocks);
+		blocks += window_add_needs_block(&window->window);
 	return blocks;
 }
 

@@ -118,10 +118,10 @@ window_advance(Window *window, Purse *purse, int64_t now)
 }
 
 bool
-window_add_needs_block(const Window *window, const Block *base)
+window_add_needs_block(const Window *window)
 {
 	return window->kind == WINDOW_SLIDING &&
-		history_add_needs_block(&window->sliding.history, base);
+		history_add_needs_block(&window->sliding.history);
 }
 
 void

@@ -105,7 +105,7 @@ extern int64_t window_empty_at(const Window *window);
 extern void window_advance(Window *window, Purse *purse, int64_t now);
 
 /* Whether window_add() may need a block from the purse: at most one. */
-extern bool window_add_needs_block(const Window *window, const Block *base);
+extern bool window_add_needs_block(const Window *window);
 
 /* Count amount >= 0 at this moment, to which the window was advanced. */
 extern void window_add(Window *window, Purse *purse, Moment moment,

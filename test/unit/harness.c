@@ -278,7 +278,7 @@ add(Harness *harness, int64_t amount)
 		model->calls[model->count - 1].time != harness->now)
 		harness->merged = harness->now;
 
-	purse = lend(harness, window_add_needs_block(&harness->window, pool));
+	purse = lend(harness, window_add_needs_block(&harness->window));
 	window_add(&harness->window, &purse,
 			   harness_moment(harness, harness->now), amount);
 	settle(harness, &purse);

@@ -71,6 +71,8 @@ history_check(const History *history, const Block *base)
 			slots++;
 		}
 		expect(at, block->end);
+		if (block->next == NO_BLOCK)
+			expect(history->newest_end, at);
 		expect(block->sum, block_sum);
 		expect(block->count, slots);
 		expect(last_time(history, base, block), time);

@@ -96,7 +96,7 @@ test_open_slot(void)
 	expect(harness_take_back(&h, 5), 0);
 	for (int i = 1; i <= 10; i++)
 	{
-		expect(window_add_needs_block(&h.window, NULL), i > 1);
+		expect(window_add_needs_block(&h.window), i > 1);
 		harness_add(&h, i);
 	}
 	expect(used(&h), 55);
