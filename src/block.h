@@ -26,12 +26,12 @@ typedef uint32_t BlockNo;
 
 #define NO_BLOCK ((BlockNo) 0)
 
-typedef union Block
+typedef union MemoryBlock
 {
 	BlockNo		next;			/* of a block that is in a list of free ones */
 	int64_t		aligned;
 	uint8_t		bytes[BLOCK_SIZE];
-} Block;
+} MemoryBlock;
 
 /*
  * A purse: the blocks that an operation may use, and where it leaves those
@@ -40,7 +40,7 @@ typedef union Block
  */
 typedef struct Purse
 {
-	Block	   *base;			/* block 0 of the array */
+	MemoryBlock *base;			/* block 0 of the array */
 	BlockNo		head;
 	uint32_t	count;
 } Purse;

@@ -10,6 +10,9 @@
 #define TIERLIMIT_COMPAT_H
 
 #include "utils/datetime.h"
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
 
 /* A hint to the processor; not all compilers can give it. */
 static inline void

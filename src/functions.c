@@ -23,6 +23,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
+#include "utils/tuplestore.h"
 
 typedef Verdict (*Judge) (const Charge *charges, int count, Clock clock,
 						  int64 cost);

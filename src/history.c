@@ -63,13 +63,13 @@ _Static_assert(sizeof(HistoryBlock) <= BLOCK_SIZE, "fits into a block");
 #define SEALED INT64_MIN
 
 static inline HistoryBlock *
-block_at(Block *base, BlockNo block)
+block_at(MemoryBlock *base, BlockNo block)
 {
 	return (HistoryBlock *) &base[block];
 }
 
 static inline const HistoryBlock *
-block_at_const(const Block *base, BlockNo block)
+block_at_const(const MemoryBlock *base, BlockNo block)
 {
 	return (const HistoryBlock *) &base[block];
 }
@@ -117,7 +117,7 @@ read_record(const HistoryBlock *block, uint16_t *at, int64_t *time)
 
 /* Time of the last slot of a block of the chain. */
 static inline int64_t
-last_time(const History *history, const Block *base, const HistoryBlock *block)
+last_time(const History *history, const MemoryBlock *base, const HistoryBlock *block)
 {
 	return block->next == NO_BLOCK ? history->packed_last
 		: block_at_const(base, block->next)->before;
@@ -285,7 +285,7 @@ history_expire(History *history, Purse *purse, int64_t horizon)
 }
 
 int64_t
-history_oldest_after(const History *history, const Block *base,
+history_oldest_after(const History *history, const MemoryBlock *base,
 					 int64_t horizon)
 {
 	if (history->oldest_time > horizon)
@@ -294,7 +294,7 @@ history_oldest_after(const History *history, const Block *base,
 }
 
 int64_t
-history_sum_after(const History *history, const Block *base, int64_t horizon)
+history_sum_after(const History *history, const MemoryBlock *base, int64_t horizon)
 {
 	if (history->open_amount > 0 && history->oldest_time > horizon)
 		return history->sum;
@@ -302,7 +302,7 @@ history_sum_after(const History *history, const Block *base, int64_t horizon)
 }
 
 HistoryView
-history_view(const History *history, const Block *base, int64_t horizon)
+history_view(const History *history, const MemoryBlock *base, int64_t horizon)
 {
 	HistoryView view = {0};
 	const HistoryBlock *block;
@@ -346,7 +346,7 @@ history_view(const History *history, const Block *base, int64_t horizon)
 }
 
 int64_t
-history_time_of(const History *history, const Block *base,
+history_time_of(const History *history, const MemoryBlock *base,
 				const HistoryView *view, int64_t need)
 {
 	BlockNo		number = view->block;

@@ -68,22 +68,22 @@ extern int64_t history_take_newest(History *history, Purse *purse,
 								   int64_t amount);
 
 /* The amount of the slots after the horizon. */
-extern int64_t history_sum_after(const History *history, const Block *base,
+extern int64_t history_sum_after(const History *history, const MemoryBlock *base,
 								 int64_t horizon);
 
 /* The time of the first slot after the horizon, if there is one. */
-extern int64_t history_oldest_after(const History *history, const Block *base,
+extern int64_t history_oldest_after(const History *history, const MemoryBlock *base,
 									int64_t horizon);
 
 /* Look at the slots after the horizon, changing nothing. */
-extern HistoryView history_view(const History *history, const Block *base,
+extern HistoryView history_view(const History *history, const MemoryBlock *base,
 								int64_t horizon);
 
 /*
  * The time of the slot with which, oldest first, the amount that has left the
  * view reaches need (0 < need <= view->sum).
  */
-extern int64_t history_time_of(const History *history, const Block *base,
+extern int64_t history_time_of(const History *history, const MemoryBlock *base,
 							   const HistoryView *view, int64_t need);
 
 #endif							/* TIERLIMIT_HISTORY_H */

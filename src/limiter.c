@@ -124,8 +124,13 @@ find_windows(Work *work)
 
 	work->subject = subject_find(&work->charge->subject);
 	for (int i = 0; i < tier->nwindows; i++)
+	{
 		work->windows[i] = work->subject == NULL ? NULL
 			: subject_find_window(work->subject, &work->ids[i]);
+		if (work->windows[i] != NULL)
+			store_prefetch_blocks(window_newest_block(&work->windows[i]->window),
+								  1);
+	}
 }
 
 /* Whether a calendar period that we planned with is over at this time. */

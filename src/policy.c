@@ -51,8 +51,6 @@ policy_for_key(const text *key, const text *tier, Policy *policy)
 
 	tiers_refresh();
 	scope = installation()->scope;
-
-	/* The order is one in which work and fetching from memory overlap. */
 	charge->subject = subject_name(scope, SUBJECT_KEY, VARDATA_ANY(key),
 								   VARSIZE_ANY_EXHDR(key));
 	store_prefetch_bucket(charge->subject.hash);

@@ -41,10 +41,11 @@
 #define BLOCKS_PER_BUCKET 4
 
 /*
- * Few enough marks for the processor's caches, yet so many that the change of
- * one key makes few others be looked up again.
+ * So many marks that the change of one key makes few others be looked up
+ * again, yet few enough for the processor's caches.
  */
 #define BUCKETS_PER_MARK 16
+#define MAX_MARKS 16384
 
 Store	   *store = NULL;
 
@@ -91,11 +92,12 @@ store_create(void)
 	store->size = (int64) size;
 	store->nbuckets = pg_nextpower2_32(Max(room / BLOCK_SIZE / BLOCKS_PER_BUCKET,
 										   NUM_PARTITIONS));
-	store->nmarks = Max(store->nbuckets / BUCKETS_PER_MARK, NUM_PARTITIONS);
+	store->nmarks = Min(Max(store->nbuckets / BUCKETS_PER_MARK, NUM_PARTITIONS),
+						MAX_MARKS);
 	store->buckets = carve(&at, store->nbuckets * sizeof(BlockNo));
 	store->marks = carve(&at, store->nmarks * sizeof(Mark));
-	store->blocks = (Block *) at;
-	nblocks = ((char *) store + size - at) / sizeof(Block);
+	store->blocks = (MemoryBlock *) at;
+	nblocks = ((char *) store + size - at) / sizeof(MemoryBlock);
 	store->locks = GetNamedLWLockTranche("tierlimit");
 	store->stats_since = GetCurrentTimestamp();
 	pg_atomic_init_u64(&store->clock_floor, 0);

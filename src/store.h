@@ -54,7 +54,7 @@ typedef struct Store
 	LWLockPadded *locks;		/* one a partition */
 	BlockNo    *buckets;		/* each a chain of subjects; see subject.h */
 	Mark	   *marks;
-	Block	   *blocks;
+	MemoryBlock *blocks;
 	int64		size;			/* of all this, in bytes */
 	TimestampTz stats_since;	/* protected by all partitions' locks */
 	pg_atomic_uint64 clock_floor;	/* see store_clock_floor() */
@@ -106,16 +106,19 @@ static inline void
 store_prefetch_bucket(uint64 hash)
 {
 	prefetch(&store->buckets[hash & (store->nbuckets - 1)]);
-	prefetch(&store->marks[hash & (store->nmarks - 1)]);
+}
+
+static inline void
+store_prefetch_blocks(BlockNo first, int count)
+{
+	for (int line = 0; line < count * BLOCK_SIZE; line += 64)
+		prefetch(store->blocks[first].bytes + line);
 }
 
 static inline void
 store_prefetch_subject(uint64 hash)
 {
-	BlockNo		head = store->buckets[hash & (store->nbuckets - 1)];
-
-	for (int line = 0; line < 4 * BLOCK_SIZE; line += 64)
-		prefetch(store->blocks[head].bytes + line);
+	store_prefetch_blocks(store->buckets[hash & (store->nbuckets - 1)], 4);
 }
 
 /*

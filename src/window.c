@@ -54,7 +54,7 @@ calendar_used(const CalendarWindow *calendar, Span running)
 }
 
 int64_t
-window_used(const Window *window, const Block *base, Moment moment)
+window_used(const Window *window, const MemoryBlock *base, Moment moment)
 {
 	if (window->kind == WINDOW_SLIDING)
 		return history_sum_after(&window->sliding.history, base,
@@ -64,7 +64,7 @@ window_used(const Window *window, const Block *base, Moment moment)
 }
 
 int64_t
-window_resets_at(const Window *window, const Block *base, Moment moment)
+window_resets_at(const Window *window, const MemoryBlock *base, Moment moment)
 {
 	if (window->kind == WINDOW_SLIDING)
 		return window->sliding.period +
@@ -75,7 +75,7 @@ window_resets_at(const Window *window, const Block *base, Moment moment)
 }
 
 int64_t
-window_free_at(const Window *window, const Block *base, Moment moment,
+window_free_at(const Window *window, const MemoryBlock *base, Moment moment,
 			   int64_t room)
 {
 	const SlidingWindow *sliding = &window->sliding;
@@ -115,6 +115,13 @@ window_advance(Window *window, Purse *purse, int64_t now)
 	if (window->kind == WINDOW_SLIDING)
 		history_expire(&window->sliding.history, purse,
 					   now - window->sliding.period);
+}
+
+BlockNo
+window_newest_block(const Window *window)
+{
+	return window->kind == WINDOW_SLIDING ? window->sliding.history.newest
+		: NO_BLOCK;
 }
 
 bool

@@ -78,21 +78,21 @@ extern void window_init_sliding(Window *window, int64_t period,
 extern void window_init_calendar(Window *window);
 
 /* What is counted at this moment; changes nothing. */
-extern int64_t window_used(const Window *window, const Block *base,
+extern int64_t window_used(const Window *window, const MemoryBlock *base,
 						   Moment moment);
 
 /*
  * Sliding: when the oldest counted call will leave, if there is one.
  * Calendar: when the period ends.  Changes nothing.
  */
-extern int64_t window_resets_at(const Window *window, const Block *base,
+extern int64_t window_resets_at(const Window *window, const MemoryBlock *base,
 								Moment moment);
 
 /*
  * When, from this moment on and with no further calls, used will have come
  * down to room; WINDOW_NEVER for room < 0.  Changes nothing.
  */
-extern int64_t window_free_at(const Window *window, const Block *base,
+extern int64_t window_free_at(const Window *window, const MemoryBlock *base,
 							  Moment moment, int64_t room);
 
 /*
@@ -103,6 +103,9 @@ extern int64_t window_empty_at(const Window *window);
 
 /* Give the blocks back that hold only what has left the window by now. */
 extern void window_advance(Window *window, Purse *purse, int64_t now);
+
+/* The block that window_add() will write to next; NO_BLOCK: none yet. */
+extern BlockNo window_newest_block(const Window *window);
 
 /* Whether window_add() may need a block from the purse: at most one. */
 extern bool window_add_needs_block(const Window *window);

@@ -12,7 +12,7 @@ SELECT 'denial / admission', r.*, '<= 1.3'
 FROM bench.ratio('tierlimit.check', 'free', 100, 'tierlimit.check', 'roomy', 100, 200000) r
 UNION ALL
 SELECT '1,000,000 keys / 100 keys', r.*, '<= 1.3'
-FROM bench.ratio('tierlimit.check', 'pro', 1000000, 'tierlimit.check', 'pro', 100, 200000) r
+FROM bench.ratio('tierlimit.check', 'roomy', 1000000, 'tierlimit.check', 'roomy', 100, 200000) r
 UNION ALL
 SELECT 'max 500,000 / max 30', r.*, '<= 1.3'
 FROM bench.ratio('tierlimit.check', 'max 500000', 1000, 'tierlimit.check', 'max 30', 1000, 200000) r;

@@ -46,7 +46,7 @@ unsigned	harness_operation;
 static const Harness *current;
 
 /* All blocks, shared by the windows that live one after the other. */
-static Block pool[MAX_BLOCKS];
+static MemoryBlock pool[MAX_BLOCKS];
 static bool in_use[MAX_BLOCKS];
 static BlockNo free_blocks[MAX_BLOCKS];
 static uint32_t free_count;
@@ -96,7 +96,7 @@ pool_init(void)
 	if (free_count > 0)
 		return;
 	memset(pool, BYTE_FREE, sizeof(pool));
-	memset(&pool[NO_BLOCK], 0, sizeof(Block));
+	memset(&pool[NO_BLOCK], 0, sizeof(MemoryBlock));
 	for (BlockNo number = MAX_BLOCKS - 1; number > NO_BLOCK; number--)
 		free_blocks[free_count++] = number;
 }
@@ -115,7 +115,7 @@ lend(Harness *harness, uint32_t count)
 		number = free_blocks[--free_count];
 		require(filled_with(number, BYTE_FREE),
 				"block %u was written to after it had been freed", number);
-		memset(&pool[number], BYTE_LENT, sizeof(Block));
+		memset(&pool[number], BYTE_LENT, sizeof(MemoryBlock));
 		in_use[number] = true;
 		harness->blocks++;
 		purse_put(&purse, number);
@@ -142,7 +142,7 @@ settle(Harness *harness, Purse *purse)
 
 		require(number > NO_BLOCK && number < MAX_BLOCKS && in_use[number],
 				"block %u was freed twice", number);
-		memset(&pool[number], BYTE_FREE, sizeof(Block));
+		memset(&pool[number], BYTE_FREE, sizeof(MemoryBlock));
 		in_use[number] = false;
 		harness->blocks--;
 		free_blocks[free_count++] = number;

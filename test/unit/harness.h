@@ -86,13 +86,13 @@ extern void harness_fail(const char *file, int line, const char *format,...)
 /* In history_check.c: */
 
 /* Fails unless all that the head of history.c promises holds. */
-extern void history_check(const History *history, const Block *base);
+extern void history_check(const History *history, const MemoryBlock *base);
 
 /*
  * Write down the blocks of the chain, oldest first; returns how many there
  * are, or limit + 1 if there are more than limit.
  */
-extern uint32_t history_chain(const History *history, const Block *base,
+extern uint32_t history_chain(const History *history, const MemoryBlock *base,
 							  BlockNo *blocks, uint32_t limit);
 
 #endif							/* TIERLIMIT_TEST_HARNESS_H */

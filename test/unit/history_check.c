@@ -13,7 +13,7 @@
 #include "harness.h"
 
 uint32_t
-history_chain(const History *history, const Block *base, BlockNo *blocks,
+history_chain(const History *history, const MemoryBlock *base, BlockNo *blocks,
 			  uint32_t limit)
 {
 	uint32_t	count = 0;
@@ -29,7 +29,7 @@ history_chain(const History *history, const Block *base, BlockNo *blocks,
 }
 
 void
-history_check(const History *history, const Block *base)
+history_check(const History *history, const MemoryBlock *base)
 {
 	BlockNo		prev = NO_BLOCK;
 	int64_t		time = INT64_MIN;
