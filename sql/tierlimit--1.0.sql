@@ -122,26 +122,41 @@ CREATE FUNCTION tierlimit.key_changed() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'tierlimit_key_changed' LANGUAGE C;
 
 COMMENT ON FUNCTION tierlimit.tiers_changed() IS 'Trigger: makes all sessions read the tiers again at commit';
-COMMENT ON FUNCTION tierlimit.limits_changed() IS 'Trigger: the same, and no tier may have too many limits';
+COMMENT ON FUNCTION tierlimit.limits_changed() IS 'Trigger: no tier may have too many limits';
 COMMENT ON FUNCTION tierlimit.key_changed() IS 'Trigger: makes the next call of a key read its row again';
 
-CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON tierlimit.tier
+-- Row by row, since logical replication fires no statement triggers but those of
+-- TRUNCATE; and ALWAYS, so that it does fire these.
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON tierlimit.tier
+	FOR EACH ROW EXECUTE FUNCTION tierlimit.tiers_changed();
+CREATE TRIGGER truncated AFTER TRUNCATE ON tierlimit.tier
 	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.tiers_changed();
-CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON tierlimit.error_code
+ALTER TABLE tierlimit.tier ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE tierlimit.tier ENABLE ALWAYS TRIGGER truncated;
+
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON tierlimit.error_code
+	FOR EACH ROW EXECUTE FUNCTION tierlimit.tiers_changed();
+CREATE TRIGGER truncated AFTER TRUNCATE ON tierlimit.error_code
 	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.tiers_changed();
-CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON tierlimit.tier_limit
-	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.limits_changed();
+ALTER TABLE tierlimit.error_code ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE tierlimit.error_code ENABLE ALWAYS TRIGGER truncated;
+
+CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON tierlimit.tier_limit
+	FOR EACH ROW EXECUTE FUNCTION tierlimit.tiers_changed();
+CREATE TRIGGER truncated AFTER TRUNCATE ON tierlimit.tier_limit
+	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.tiers_changed();
+ALTER TABLE tierlimit.tier_limit ENABLE ALWAYS TRIGGER changed;
+ALTER TABLE tierlimit.tier_limit ENABLE ALWAYS TRIGGER truncated;
+
 CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON tierlimit.api_key
 	FOR EACH ROW EXECUTE FUNCTION tierlimit.key_changed();
 CREATE TRIGGER truncated AFTER TRUNCATE ON tierlimit.api_key
 	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.key_changed();
-
--- Changes applied by logical replication tell as well.
-ALTER TABLE tierlimit.tier ENABLE ALWAYS TRIGGER changed;
-ALTER TABLE tierlimit.error_code ENABLE ALWAYS TRIGGER changed;
-ALTER TABLE tierlimit.tier_limit ENABLE ALWAYS TRIGGER changed;
 ALTER TABLE tierlimit.api_key ENABLE ALWAYS TRIGGER changed;
 ALTER TABLE tierlimit.api_key ENABLE ALWAYS TRIGGER truncated;
+
+CREATE TRIGGER counted AFTER INSERT OR UPDATE ON tierlimit.tier_limit
+	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.limits_changed();
 
 --
 -- Checking and counting

@@ -7,9 +7,17 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
 #include "policy.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
+
+/*
+ * How often a key and its tier are read until they are found together.  As a
+ * foreign key holds them, the second time will do unless tiers are renamed
+ * faster than we read.
+ */
+#define MAX_ATTEMPTS 100
 
 static int32
 refusal_of(const KeyRecord *record, TimestampTz now)
@@ -42,6 +50,44 @@ find_tier(const char *name, int length)
 	return tier;
 }
 
+/* Look up a key, and have the tiers as they were at the same moment. */
+static void
+look_up(const SubjectName *key, KeyRecord *record)
+{
+	uint64		version;
+
+	do
+	{
+		version = tiers_version();
+		registry_look_up(key, record);
+		tiers_refresh();
+	} while (tiers_version() != version);
+}
+
+/*
+ * The tier of a registered key; NULL, and no more registered, if its row has
+ * gone.  A transaction that renames tiers, or inserts one with its keys, may
+ * have committed but not yet told us so: then read both again.
+ */
+static const Tier *
+find_tier_of_key(const SubjectName *key, KeyRecord *record)
+{
+	for (int attempt = 0; attempt < MAX_ATTEMPTS; attempt++)
+	{
+		const Tier *tier;
+
+		if (!record->registered)
+			return NULL;
+		tier = tiers_find(record->tier, strlen(record->tier));
+		if (tier != NULL)
+			return tier;
+		CHECK_FOR_INTERRUPTS();
+		tiers_forget();
+		look_up(key, record);
+	}
+	return find_tier(record->tier, strlen(record->tier));
+}
+
 void
 policy_for_key(const text *key, const text *tier, Policy *policy)
 {
@@ -56,17 +102,15 @@ policy_for_key(const text *key, const text *tier, Policy *policy)
 	store_prefetch_bucket(charge->subject.hash);
 	policy->clock = clock_read();
 	store_prefetch_subject(charge->subject.hash);
-	registry_look_up(&charge->subject, record);
+	look_up(&charge->subject, record);
 
-	/* The row may name a tier that was committed together with it. */
-	tiers_refresh();
 	policy->tier = NULL;
 	policy->refusal = 0;
 	if (tier != NULL)
 		policy->tier = find_tier(VARDATA_ANY(tier), VARSIZE_ANY_EXHDR(tier));
 	else if (record->registered)
-		policy->tier = find_tier(record->tier, strlen(record->tier));
-	else
+		policy->tier = find_tier_of_key(&charge->subject, record);
+	if (policy->tier == NULL)
 		policy->refusal = ERROR_KEY_INVALID;
 
 	if (record->registered)

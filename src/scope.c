@@ -5,8 +5,8 @@
  *
  * When the extension or a database is dropped, what was counted in it is
  * removed from memory at commit.  An object access hook notes what is being
- * dropped; whether it really has gone is asked just before the commit, since
- * a subtransaction that dropped it may have been rolled back.  (Where the drop
+ * dropped; whether the extension really has gone is asked just before the
+ * commit, since a subtransaction that dropped it may have been rolled back.  (Where the drop
  * was prepared by PREPARE TRANSACTION, the counts stay until a sweep finds
  * them empty; no call can reach them.)
  *
@@ -142,10 +142,8 @@ forget_unless_gone(void)
 	{
 		Scope	   *scope = lfirst(cell);
 
-		if (OidIsValid(scope->catalog)
-			? SearchSysCacheExists1(RELOID, ObjectIdGetDatum(scope->catalog))
-			: SearchSysCacheExists1(DATABASEOID,
-									ObjectIdGetDatum(scope->database)))
+		if (OidIsValid(scope->catalog) &&
+			SearchSysCacheExists1(RELOID, ObjectIdGetDatum(scope->catalog)))
 			dropped = foreach_delete_current(dropped, cell);
 	}
 }

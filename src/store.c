@@ -101,7 +101,9 @@ store_create(void)
 	store->locks = GetNamedLWLockTranche("tierlimit");
 	store->stats_since = GetCurrentTimestamp();
 	pg_atomic_init_u64(&store->clock_floor, 0);
+	pg_atomic_init_u64(&store->no_room_since, 0);
 	pg_atomic_init_u64(&store->no_room_until, 0);
+	pg_atomic_init_u32(&store->swept, 0);
 	pg_atomic_init_u32(&store->sweep_hand, 0);
 	pg_atomic_init_u32(&store->running_at_start, InvalidTransactionId);
 	pool_init(&store->pool, (uint32) Min(nblocks, PG_UINT32_MAX));

@@ -58,8 +58,10 @@ typedef struct Store
 	int64		size;			/* of all this, in bytes */
 	TimestampTz stats_since;	/* protected by all partitions' locks */
 	pg_atomic_uint64 clock_floor;	/* see store_clock_floor() */
-	pg_atomic_uint64 no_room_until; /* see sweep.c */
-	pg_atomic_uint32 sweep_hand;	/* likewise */
+	pg_atomic_uint64 no_room_since; /* when a sweep was in vain; see sweep.c */
+	pg_atomic_uint64 no_room_until; /* and how long no other is tried */
+	pg_atomic_uint32 swept;		/* blocks freed by all sweeps so far */
+	pg_atomic_uint32 sweep_hand;	/* slice that the next one begins at */
 	pg_atomic_uint32 running_at_start;	/* see registry.c */
 	PaddedPartitionStats partitions[NUM_PARTITIONS];
 	Pool		pool;

@@ -10,9 +10,8 @@
  * empty, until it has freed SWEEP_GOAL blocks or been around once.
  *
  * A sweep that found nothing would be repeated in vain by each further call of
- * an unknown key, at the cost of a look at every subject: so it leaves behind
- * the earliest time at which one of them will be empty, and until then calls
- * that find no block fail at once.
+ * an unknown key, at the cost of a look at every subject: so for a while after
+ * it calls that find no block fail at once.
  *
  * Whether a window is empty is told by the clock that its key was charged on:
  * a session with a tierlimit.now of its own says nothing about keys that live
@@ -82,13 +81,12 @@ has_run_empty(const Subject *subject, void *arg)
 	return true;
 }
 
-/* Sweep the slice that the shared hand points to, and move the hand on. */
+/* Sweep some buckets of one partition. */
 static void
-sweep_slice(Sweep *sweep, uint32 slices)
+sweep_slice(Sweep *sweep, uint32 slice)
 {
-	uint32		hand = pg_atomic_fetch_add_u32(&store->sweep_hand, 1) % slices;
-	uint64		partition = hand % NUM_PARTITIONS;
-	uint64		first = (uint64) (hand / NUM_PARTITIONS) * SLICE_BUCKETS;
+	uint64		partition = slice % NUM_PARTITIONS;
+	uint64		first = (uint64) (slice / NUM_PARTITIONS) * SLICE_BUCKETS;
 	uint64		per_partition = store->nbuckets / NUM_PARTITIONS;
 	Purse		purse = {.base = store->blocks};
 
@@ -98,8 +96,35 @@ sweep_slice(Sweep *sweep, uint32 slices)
 			remove_from_bucket(i * NUM_PARTITIONS + partition, has_run_empty,
 							   sweep, &purse);
 	sweep->freed += purse.count;
+	pg_atomic_fetch_add_u32(&store->swept, purse.count);
 	pool_return(&store->pool, &purse, (uint32) partition);
 	store_unlock(&partition, 1);
+}
+
+/* Whether a sweep was in vain so lately that another one would be, too. */
+static bool
+is_hopeless(TimestampTz now)
+{
+	TimestampTz until = (TimestampTz) pg_atomic_read_u64(&store->no_room_until);
+	TimestampTz since = (TimestampTz) pg_atomic_read_u64(&store->no_room_since);
+
+	return since <= now && now < until;
+}
+
+/*
+ * Let others fail at once for a while: until the first subject that we saw
+ * runs empty, but no longer than ten times what the sweep took, or a second,
+ * since we do not know of subjects that come and go meanwhile.
+ */
+static void
+give_up(const Sweep *sweep)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int64		pause = Max(USECS_PER_SEC, 10 * (now - sweep->server_now));
+
+	pg_atomic_write_u64(&store->no_room_since, (uint64) sweep->server_now);
+	pg_atomic_write_u64(&store->no_room_until,
+						(uint64) Min(sweep->next_empty, now + pause));
 }
 
 bool
@@ -108,24 +133,32 @@ sweep_for_room(Clock clock)
 	uint32		per_partition = store->nbuckets / NUM_PARTITIONS;
 	uint32		slices = NUM_PARTITIONS *
 		((per_partition + SLICE_BUCKETS - 1) / SLICE_BUCKETS);
+	uint32		first = pg_atomic_read_u32(&store->sweep_hand);
+	uint32		swept = pg_atomic_read_u32(&store->swept);
+	uint32		i;
 	Sweep		sweep = {
 		.clock = clock,
 		.server_now = GetCurrentTimestamp(),
 		.next_empty = PG_INT64_MAX
 	};
 
-	if (clock.source == CLOCK_SERVER && sweep.server_now <
-		(TimestampTz) pg_atomic_read_u64(&store->no_room_until))
+	if (clock.source == CLOCK_SERVER && is_hopeless(sweep.server_now))
 		return false;
 
-	for (uint32 i = 0; i < slices && sweep.freed < SWEEP_GOAL; i++)
+	/* Others may sweep as well: each looks at every subject if need be. */
+	for (i = 0; i < slices && sweep.freed < SWEEP_GOAL; i++)
 	{
-		sweep_slice(&sweep, slices);
+		sweep_slice(&sweep, (first + i) % slices);
 		CHECK_FOR_INTERRUPTS();
 	}
-	if (sweep.freed == 0 && clock.source == CLOCK_SERVER)
-		pg_atomic_write_u64(&store->no_room_until, (uint64) sweep.next_empty);
-	return sweep.freed > 0;
+	pg_atomic_write_u32(&store->sweep_hand, (first + i) % slices);
+
+	/* What another one has found before us will do. */
+	if (swept != pg_atomic_read_u32(&store->swept))
+		return true;
+	if (clock.source == CLOCK_SERVER)
+		give_up(&sweep);
+	return false;
 }
 
 void

@@ -40,11 +40,11 @@ extern PGDLLEXPORT void _PG_init(void);
 void
 _PG_init(void)
 {
+	tiers_init();
 	if (!process_shared_preload_libraries_in_progress)
 		return;
 
 	settings_define();
 	store_init();
 	scope_init();
-	tiers_init();
 }

@@ -319,6 +319,18 @@ tiers_refresh(void)
 	}
 }
 
+uint64
+tiers_version(void)
+{
+	return current_is_of;
+}
+
+void
+tiers_forget(void)
+{
+	changes++;
+}
+
 const Tier *
 tiers_find(const char *name, int length)
 {

@@ -60,6 +60,12 @@ typedef struct ErrorCode
  */
 extern void tiers_refresh(void);
 
+/* Which reading of the tables is in force: another number for each. */
+extern uint64 tiers_version(void);
+
+/* Have the next tiers_refresh() read the tables in any case. */
+extern void tiers_forget(void);
+
 /* Find a tier by name; NULL if there is none. */
 extern const Tier *tiers_find(const char *name, int length);
 

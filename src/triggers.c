@@ -37,7 +37,10 @@ trigger_data(FunctionCallInfo fcinfo)
 	return (TriggerData *) fcinfo->context;
 }
 
-/* After each statement on tier and error_code; see tiers.c. */
+/*
+ * After each row of tier, tier_limit and error_code, and after TRUNCATE; see
+ * tiers.c.
+ */
 Datum
 tierlimit_tiers_changed(PG_FUNCTION_ARGS)
 {
@@ -45,11 +48,11 @@ tierlimit_tiers_changed(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-/* After each statement on tier_limit. */
+/* After each statement on tier_limit that may add limits to a tier. */
 Datum
 tierlimit_limits_changed(PG_FUNCTION_ARGS)
 {
-	CacheInvalidateRelcache(trigger_data(fcinfo)->tg_relation);
+	(void) trigger_data(fcinfo);
 	tiers_require_few_limits();
 	return PointerGetDatum(NULL);
 }
