@@ -50,16 +50,23 @@ find_tier(const char *name, int length)
 	return tier;
 }
 
-/* Look up a key, and have the tiers as they were at the same moment. */
+/*
+ * Look up the key, and the tier if the caller names one, both as they were at
+ * one moment.  (First the tier: meanwhile the key is fetched from memory.)
+ */
 static void
-look_up(const SubjectName *key, KeyRecord *record)
+look_up(const text *tier, Policy *policy)
 {
 	uint64		version;
 
 	do
 	{
 		version = tiers_version();
-		registry_look_up(key, record);
+		policy->tier = NULL;
+		if (tier != NULL)
+			policy->tier = find_tier(VARDATA_ANY(tier),
+									 VARSIZE_ANY_EXHDR(tier));
+		registry_look_up(&policy->charge.subject, &policy->record);
 		tiers_refresh();
 	} while (tiers_version() != version);
 }
@@ -70,8 +77,10 @@ look_up(const SubjectName *key, KeyRecord *record)
  * have committed but not yet told us so: then read both again.
  */
 static const Tier *
-find_tier_of_key(const SubjectName *key, KeyRecord *record)
+find_tier_of_key(Policy *policy)
 {
+	const KeyRecord *record = &policy->record;
+
 	for (int attempt = 0; attempt < MAX_ATTEMPTS; attempt++)
 	{
 		const Tier *tier;
@@ -83,7 +92,7 @@ find_tier_of_key(const SubjectName *key, KeyRecord *record)
 			return tier;
 		CHECK_FOR_INTERRUPTS();
 		tiers_forget();
-		look_up(key, record);
+		look_up(NULL, policy);
 	}
 	return find_tier(record->tier, strlen(record->tier));
 }
@@ -91,7 +100,7 @@ find_tier_of_key(const SubjectName *key, KeyRecord *record)
 void
 policy_for_key(const text *key, const text *tier, Policy *policy)
 {
-	KeyRecord  *record = &policy->record;
+	const KeyRecord *record = &policy->record;
 	Charge	   *charge = &policy->charge;
 	Scope		scope;
 
@@ -102,17 +111,11 @@ policy_for_key(const text *key, const text *tier, Policy *policy)
 	store_prefetch_bucket(charge->subject.hash);
 	policy->clock = clock_read();
 	store_prefetch_subject(charge->subject.hash);
-	look_up(&charge->subject, record);
+	look_up(tier, policy);
 
-	policy->tier = NULL;
-	policy->refusal = 0;
-	if (tier != NULL)
-		policy->tier = find_tier(VARDATA_ANY(tier), VARSIZE_ANY_EXHDR(tier));
-	else if (record->registered)
-		policy->tier = find_tier_of_key(&charge->subject, record);
 	if (policy->tier == NULL)
-		policy->refusal = ERROR_KEY_INVALID;
-
+		policy->tier = find_tier_of_key(policy);
+	policy->refusal = policy->tier == NULL ? ERROR_KEY_INVALID : 0;
 	if (record->registered)
 	{
 		policy->refusal = refusal_of(record, policy->clock.now);
