@@ -153,6 +153,7 @@ at_transaction_end(XactEvent event, void *arg)
 {
 	ListCell   *cell;
 
+	(void) arg;
 	if (dropped == NIL)
 		return;
 

@@ -32,6 +32,8 @@ check_now(char **newval, void **extra, GucSource source)
 	int			nf;
 	struct pg_tm tm;
 
+	(void) extra;
+	(void) source;
 	if ((*newval)[0] == '\0')
 		return true;
 

@@ -53,6 +53,7 @@ tierlimit_stat_counters(PG_FUNCTION_ARGS)
 Datum
 tierlimit_stat_reset(PG_FUNCTION_ARGS)
 {
+	(void) fcinfo;
 	store_require();
 	store_reset_stats();
 	PG_RETURN_VOID();

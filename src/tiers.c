@@ -78,6 +78,7 @@ static ConfigQuery error_query = {
 static void
 on_relcache_invalidation(Datum arg, Oid relid)
 {
+	(void) arg;
 	installation_forget(relid);
 	if (relid == InvalidOid)
 		changes++;

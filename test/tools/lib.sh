@@ -15,9 +15,8 @@ for name in ${!PG@}; do
 	[ "$name" = PG_CONFIG ] || unset "$name"
 done
 
-# PostgreSQL's headers are clean under these flags. What its interfaces pass to
-# a function, the function need not use.
-strict_flags='-Wall -Wextra -Wno-unused-parameter -Werror'
+# PostgreSQL's headers are clean under these flags, and so are we.
+strict_flags='-Wall -Wextra -Werror'
 
 die() {
 	echo "$(basename "$0"): $*" >&2
