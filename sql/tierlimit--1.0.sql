@@ -29,7 +29,7 @@ COMMENT ON TABLE tierlimit.error_code IS 'What a refused caller of the API is to
 INSERT INTO tierlimit.error_code (code, http_status, name, message, resolution) VALUES
 	(1001, 401, 'API_KEY_INVALID', 'This API Key is invalid.', 'Check that the API Key was copied whole, and that it was not replaced by a new one.'),
 	(1002, 401, 'API_KEY_MISSING', 'API key missing.', 'Send your API Key with each request.'),
-	(1003, 402, 'API_KEY_PLAN_REQUIRES_PAYMENT', 'Your API Key must be activated.', 'Activate your subscription plan by paying for it.'),
+	(1003, 402, 'API_KEY_PLAN_REQUIRES_PAYEMENT', 'Your API Key must be activated.', 'Activate your subscription plan by paying for it.'),
 	(1004, 402, 'API_KEY_PLAN_PAYMENT_EXPIRED', 'Your API Key''s subscription plan has expired.', 'Renew your subscription plan.'),
 	(1005, 403, 'API_KEY_REQUIRED', 'An API Key is required for this call.', 'Send an API Key with this request; sign up for one if you have none.'),
 	(1006, 403, 'API_KEY_PLAN_NOT_AUTHORIZED', 'Your API Key subscription plan doesn''t support this endpoint.', 'Upgrade to a subscription plan that includes this endpoint.'),
@@ -72,12 +72,6 @@ COMMENT ON COLUMN tierlimit.tier_limit.unit IS 'requests: a call counts 1; credi
 COMMENT ON COLUMN tierlimit.tier_limit.enforce IS 'false: a shadow limit, which counts but never denies';
 COMMENT ON COLUMN tierlimit.tier_limit.error_code IS 'of a denial; NULL: by period, up to 1 hour 1008, up to 1 day 1009, longer 1010';
 
-CREATE FUNCTION tierlimit.is_timezone(name text) RETURNS boolean
-	AS 'MODULE_PATHNAME', 'tierlimit_is_timezone'
-	LANGUAGE C STABLE STRICT PARALLEL SAFE;
-
-COMMENT ON FUNCTION tierlimit.is_timezone(text) IS 'Whether the server knows a time zone by this name';
-
 CREATE TABLE tierlimit.api_key (
 	name text PRIMARY KEY CHECK (octet_length(name) BETWEEN 1 AND 255),
 	key_hash bytea UNIQUE CHECK (octet_length(key_hash) = 32),
@@ -88,7 +82,7 @@ CREATE TABLE tierlimit.api_key (
 	account text CHECK (octet_length(account) BETWEEN 1 AND 255),
 	billing_anchor timestamptz CHECK (isfinite(billing_anchor)),
 	billing_timezone text NOT NULL DEFAULT 'UTC'
-		CHECK (octet_length(billing_timezone) <= 255 AND tierlimit.is_timezone(billing_timezone)),
+		CHECK (octet_length(billing_timezone) <= 255),
 	expires_at timestamptz,
 	description text,
 	created_at timestamptz NOT NULL DEFAULT now()
@@ -126,34 +120,29 @@ COMMENT ON FUNCTION tierlimit.limits_changed() IS 'Trigger: no tier may have too
 COMMENT ON FUNCTION tierlimit.key_changed() IS 'Trigger: makes the next call of a key read its row again';
 
 -- Row by row, since logical replication fires no statement triggers but those of
--- TRUNCATE; and ALWAYS, so that it does fire these.
-CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON tierlimit.tier
-	FOR EACH ROW EXECUTE FUNCTION tierlimit.tiers_changed();
-CREATE TRIGGER truncated AFTER TRUNCATE ON tierlimit.tier
-	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.tiers_changed();
-ALTER TABLE tierlimit.tier ENABLE ALWAYS TRIGGER changed;
-ALTER TABLE tierlimit.tier ENABLE ALWAYS TRIGGER truncated;
-
-CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON tierlimit.error_code
-	FOR EACH ROW EXECUTE FUNCTION tierlimit.tiers_changed();
-CREATE TRIGGER truncated AFTER TRUNCATE ON tierlimit.error_code
-	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.tiers_changed();
-ALTER TABLE tierlimit.error_code ENABLE ALWAYS TRIGGER changed;
-ALTER TABLE tierlimit.error_code ENABLE ALWAYS TRIGGER truncated;
-
-CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON tierlimit.tier_limit
-	FOR EACH ROW EXECUTE FUNCTION tierlimit.tiers_changed();
-CREATE TRIGGER truncated AFTER TRUNCATE ON tierlimit.tier_limit
-	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.tiers_changed();
-ALTER TABLE tierlimit.tier_limit ENABLE ALWAYS TRIGGER changed;
-ALTER TABLE tierlimit.tier_limit ENABLE ALWAYS TRIGGER truncated;
-
-CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON tierlimit.api_key
-	FOR EACH ROW EXECUTE FUNCTION tierlimit.key_changed();
-CREATE TRIGGER truncated AFTER TRUNCATE ON tierlimit.api_key
-	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.key_changed();
-ALTER TABLE tierlimit.api_key ENABLE ALWAYS TRIGGER changed;
-ALTER TABLE tierlimit.api_key ENABLE ALWAYS TRIGGER truncated;
+-- TRUNCATE; and ALWAYS, so that it does fire these.  Before a row changes, so
+-- that nobody who looks at it in the middle of the statement keeps what may yet
+-- fail; and after it, when its name is final.
+DO $$
+DECLARE
+	tab text;
+	fun text;
+	trg text;
+BEGIN
+	FOR tab, fun IN VALUES ('tier', 'tiers_changed'), ('tier_limit', 'tiers_changed'),
+			('error_code', 'tiers_changed'), ('api_key', 'key_changed') LOOP
+		EXECUTE format('CREATE TRIGGER changing BEFORE INSERT OR UPDATE OR DELETE ON tierlimit.%I
+			FOR EACH ROW EXECUTE FUNCTION tierlimit.%I()', tab, fun);
+		EXECUTE format('CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON tierlimit.%I
+			FOR EACH ROW EXECUTE FUNCTION tierlimit.%I()', tab, fun);
+		EXECUTE format('CREATE TRIGGER truncated AFTER TRUNCATE ON tierlimit.%I
+			FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.%I()', tab, fun);
+		FOREACH trg IN ARRAY ARRAY['changing', 'changed', 'truncated'] LOOP
+			EXECUTE format('ALTER TABLE tierlimit.%I ENABLE ALWAYS TRIGGER %I', tab, trg);
+		END LOOP;
+	END LOOP;
+END
+$$;
 
 CREATE TRIGGER counted AFTER INSERT OR UPDATE ON tierlimit.tier_limit
 	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.limits_changed();

@@ -18,6 +18,12 @@
 #ifndef TIERLIMIT_BLOCK_H
 #define TIERLIMIT_BLOCK_H
 
+/* Our assertions are on and off with the server's. */
+#if !defined(USE_ASSERT_CHECKING) && !defined(NDEBUG)
+#define NDEBUG
+#endif
+
+#include <assert.h>
 #include <stdint.h>
 
 #define BLOCK_SIZE 128

@@ -33,15 +33,22 @@ decision_without_limit(int32 error_code, Datum key, Datum tier, int64 cost,
 }
 
 /*
- * Whole seconds from now until then, rounded up, at least 1: the soonest that
- * a client who counts in seconds can try again with success.
+ * The soonest that a client who counts in seconds can try again with success:
+ * whole seconds, rounded up, at least 1; 0 if it would never succeed, or not
+ * before its key expires.
  */
 static int32
-seconds_until(TimestampTz then, TimestampTz now)
+retry_after(const Verdict *verdict, TimestampTz expires_at)
 {
-	int64		seconds = (then - now + USECS_PER_SEC - 1) / USECS_PER_SEC;
+	int64		seconds;
 
-	return (int32) Min(Max(seconds, 1), PG_INT32_MAX);
+	if (verdict->free_at == WINDOW_NEVER)
+		return 0;
+	seconds = Max((verdict->free_at - verdict->decided_at + USECS_PER_SEC - 1)
+				  / USECS_PER_SEC, 1);
+	if (verdict->decided_at + seconds * USECS_PER_SEC >= expires_at)
+		return 0;
+	return (int32) Min(seconds, PG_INT32_MAX);
 }
 
 Decision
@@ -61,9 +68,7 @@ decision_by_limits(const Verdict *verdict, Datum key, Datum tier, int64 cost,
 	{
 		decision.allowed = false;
 		decision.error_code = verdict->limit->error_code;
-		if (verdict->free_at < expires_at)
-			decision.retry_after = seconds_until(verdict->free_at,
-												 verdict->decided_at);
+		decision.retry_after = retry_after(verdict, expires_at);
 	}
 	return decision;
 }

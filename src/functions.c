@@ -53,18 +53,23 @@ text_argument(FunctionCallInfo fcinfo, int n)
 	return PG_ARGISNULL(n) ? NULL : PG_GETARG_TEXT_PP(n);
 }
 
-/* An amount that defaults to 1. */
+/* An amount, not negative. */
 static int64
-require_amount(bool isnull, int64 amount, const char *argument)
+require_amount(int64 amount, const char *argument)
 {
-	if (isnull)
-		return 1;
 	if (amount < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s must not be negative", argument),
 				 errdetail("It is %lld.", (long long) amount)));
 	return amount;
+}
+
+/* A cost argument; 1 if it is NULL. */
+static int64
+cost_argument(FunctionCallInfo fcinfo, int n)
+{
+	return require_amount(PG_ARGISNULL(n) ? 1 : PG_GETARG_INT64(n), "cost");
 }
 
 static void
@@ -142,7 +147,7 @@ tierlimit_check(PG_FUNCTION_ARGS)
 {
 	text	   *key = text_argument(fcinfo, 0);
 	text	   *tier = text_argument(fcinfo, 1);
-	int64		cost = require_amount(PG_ARGISNULL(2), PG_GETARG_INT64(2), "cost");
+	int64		cost = cost_argument(fcinfo, 2);
 	Decision	decision;
 
 	store_require();
@@ -158,7 +163,7 @@ tierlimit_peek(PG_FUNCTION_ARGS)
 {
 	text	   *key = text_argument(fcinfo, 0);
 	text	   *tier = text_argument(fcinfo, 1);
-	int64		cost = require_amount(PG_ARGISNULL(2), PG_GETARG_INT64(2), "cost");
+	int64		cost = cost_argument(fcinfo, 2);
 	Decision	decision;
 
 	store_require();
@@ -173,7 +178,7 @@ tierlimit_check_many(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	text	   *tier = text_argument(fcinfo, 1);
-	int64		cost = require_amount(PG_ARGISNULL(2), PG_GETARG_INT64(2), "cost");
+	int64		cost = cost_argument(fcinfo, 2);
 	Datum	   *keys;
 	bool	   *missing;
 	int			count;
@@ -211,8 +216,8 @@ Datum
 tierlimit_refund(PG_FUNCTION_ARGS)
 {
 	text	   *key = text_argument(fcinfo, 0);
-	int64		cost = require_amount(PG_ARGISNULL(1), PG_GETARG_INT64(1), "cost");
-	int64		requests = require_amount(PG_ARGISNULL(2), PG_GETARG_INT32(2),
+	int64		cost = cost_argument(fcinfo, 1);
+	int64		requests = require_amount(PG_ARGISNULL(2) ? 1 : PG_GETARG_INT32(2),
 										  "requests");
 	Policy		policy;
 

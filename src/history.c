@@ -37,7 +37,6 @@
  */
 #include "history.h"
 
-#include <assert.h>
 #include <stddef.h>
 #include <string.h>
 

@@ -24,8 +24,9 @@
  * Time never goes backwards for a subject: one that has decided at a later
  * time than our clock says takes us there with it.
  *
- * The work is bounded by MAX_WINDOWS a subject; see window.c for the work in
- * a window.
+ * The work is bounded by the windows of the subjects: at most MAX_WINDOWS of
+ * its tier, and those of other tiers that it was lately called under.  See
+ * window.c for the work in a window.
  *
  *-------------------------------------------------------------------------
  */
@@ -202,7 +203,8 @@ advance_subject(Subject *subject, Clock clock, Purse *purse)
 /*
  * A calendar window that begins in the middle of a period, since the key's
  * anchor or zone was changed, takes over what was counted by the calendar
- * before: perhaps too much, but never too little.
+ * before.  That is an estimate: what it counted before the new period began
+ * is too much, and what it has forgotten of its own period before is missing.
  */
 static int64
 counted_by_other_calendars(const Work *work, int i)
@@ -367,7 +369,7 @@ evaluate(const Call *call)
 	return verdict;
 }
 
-/* Windows that hold nothing, and get nothing, are not made. */
+/* Whether the call adds anything to a window; if not, none is made for it. */
 static inline bool
 counts_in(const Work *work, int i, int64 cost)
 {
@@ -466,6 +468,8 @@ count_call(Work *work, Clock clock, int64 cost, Purse *purse)
 			continue;
 		if (work->windows[i] == NULL)
 			work->windows[i] = make_window(work, i, clock.now, purse);
+		window_require_exact(&work->windows[i]->window,
+							 tier->limits[i].exact_slots);
 		window_add(&work->windows[i]->window, purse,
 				   moment_of(work, i, clock.now),
 				   amount_of(tier->limits[i].unit, cost));
@@ -602,8 +606,12 @@ void
 limiter_reset(const SubjectName *name)
 {
 	Purse		purse = {.base = store->blocks};
+	Subject    *subject;
 
 	store_lock(&name->hash, 1, LW_EXCLUSIVE);
+	subject = subject_find(name);
+	if (subject != NULL && subject->clock_source == CLOCK_SERVER)
+		store_raise_clock_floor(subject->clock);
 	subject_remove(name, &purse);
 	pool_return(&store->pool, &purse, partition_of(name->hash));
 	store_unlock(&name->hash, 1);

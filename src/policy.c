@@ -13,11 +13,10 @@
 #include "utils/timestamp.h"
 
 /*
- * How often a key and its tier are read until they are found together.  As a
- * foreign key holds them, the second time will do unless tiers are renamed
- * faster than we read.
+ * How often a key and the tiers are read until they agree.  The second time
+ * will do unless tiers change faster than we read.
  */
-#define MAX_ATTEMPTS 100
+#define MAX_ATTEMPTS 10
 
 static int32
 refusal_of(const KeyRecord *record, TimestampTz now)
@@ -57,18 +56,23 @@ find_tier(const char *name, int length)
 static void
 look_up(const text *tier, Policy *policy)
 {
-	uint64		version;
-
-	do
+	for (int attempt = 0; attempt < MAX_ATTEMPTS; attempt++)
 	{
-		version = tiers_version();
+		uint64		version = tiers_version();
+
 		policy->tier = NULL;
 		if (tier != NULL)
 			policy->tier = find_tier(VARDATA_ANY(tier),
 									 VARSIZE_ANY_EXHDR(tier));
 		registry_look_up(&policy->charge.subject, &policy->record);
 		tiers_refresh();
-	} while (tiers_version() != version);
+		if (tiers_version() == version)
+			return;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_IN_USE),
+			 errmsg("tiers change faster than they can be read"),
+			 errhint("Try again.")));
 }
 
 /*

@@ -94,20 +94,23 @@ void
 pool_return(Pool *pool, Purse *purse, uint32 list)
 {
 	PoolList   *to = &pool->lists[list % POOL_LISTS].list;
+	BlockNo		last = purse->head;
 
 	if (purse->count == 0)
 		return;
 
-	SpinLockAcquire(&to->mutex);
-	while (purse->count > 0)
-	{
-		BlockNo		block = purse_take(purse);
+	/* However many there are, the lock is held for a moment only. */
+	while (purse->base[last].next != NO_BLOCK)
+		last = purse->base[last].next;
 
-		purse->base[block].next = to->head;
-		to->head = block;
-		to->count++;
-	}
+	SpinLockAcquire(&to->mutex);
+	purse->base[last].next = to->head;
+	to->head = purse->head;
+	to->count += purse->count;
 	SpinLockRelease(&to->mutex);
+
+	purse->head = NO_BLOCK;
+	purse->count = 0;
 }
 
 uint32

@@ -12,8 +12,8 @@
  * one sign-up would make every session look up every key again.  So it is
  * transaction ids that tell here.  A trigger on api_key sets the mark that the
  * key hashes to (some other keys share it) to its transaction's id, and counts
- * the mark's generation up, at once and whether or not the transaction will
- * commit.  A record is good only for the generation that it was read in.  Once
+ * the mark's generation up, before the row changes and whether or not the
+ * transaction will commit.  A record is good only for the generation that it was read in.  Once
  * the mark is set:
  *
  *	- while the transaction runs (prepared counts as running), every call of a
@@ -214,23 +214,35 @@ none_runs_since_start(Snapshot snapshot)
 	return true;
 }
 
+/*
+ * Whether an id is so old that ids have wrapped around since; then it looks
+ * like one of the future.
+ */
+static bool
+is_ancient(TransactionId xid)
+{
+	return TransactionIdFollowsOrEquals(xid, ReadNextTransactionId());
+}
+
 /* Read the table; returns whether what it says may be kept. */
 static bool
 read_table(const SubjectName *key, const Mark *mark, KeyRecord *record)
 {
 	Reading		reading;
-	bool		ended = true;
+	bool		changed = TransactionIdIsValid(mark->changed_by) &&
+		!is_ancient(mark->changed_by);
+	bool		ended;
 
-	/* This has to be asked before the snapshot is taken. */
-	if (TransactionIdIsValid(mark->changed_by) && !mark->several)
-		ended = !TransactionIdIsInProgress(mark->changed_by);
+	/* These have to be asked before the snapshot is taken. */
+	ended = !RecoveryInProgress();
+	if (changed && !mark->several)
+		ended = ended && !TransactionIdIsInProgress(mark->changed_by);
 
 	query_begin(&reading);
-	if (mark->several)
-		ended = TransactionIdPrecedes(mark->changed_by,
-									  reading.snapshot->xmin);
-	ended = ended && !RecoveryInProgress() &&
-		none_runs_since_start(reading.snapshot);
+	if (changed && mark->several)
+		ended = ended && TransactionIdPrecedes(mark->changed_by,
+											   reading.snapshot->xmin);
+	ended = ended && none_runs_since_start(reading.snapshot);
 
 	query_run(&reading, &key_query,
 			  PointerGetDatum(cstring_to_text_with_len(key->name,

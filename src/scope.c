@@ -14,7 +14,9 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/objectaccess.h"
@@ -27,6 +29,7 @@
 #include "scope.h"
 #include "store.h"
 #include "sweep.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
@@ -95,6 +98,27 @@ is_our_table(Oid relid, const char *name)
 	return get_rel_namespace(relid) == get_namespace_oid(SCHEMA, true);
 }
 
+static Oid
+table_of_trigger(Oid trigger)
+{
+	Relation	triggers = table_open(TriggerRelationId, AccessShareLock);
+	Oid			table = InvalidOid;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_trigger_oid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(trigger));
+	scan = systable_beginscan(triggers, TriggerOidIndexId, true, NULL, 1,
+							  &key);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+		table = ((Form_pg_trigger) GETSTRUCT(tuple))->tgrelid;
+	systable_endscan(scan);
+	table_close(triggers, AccessShareLock);
+	return table;
+}
+
 static void
 note_drop(Oid database, Oid catalog)
 {
@@ -127,9 +151,10 @@ watch_objects(ObjectAccessType access, Oid classId, Oid objectId, int subId,
 			note_drop(MyDatabaseId, objectId);
 	}
 	else if (access == OAT_POST_ALTER &&
-			 (classId == TriggerRelationId ||
-			  (classId == RelationRelationId &&
-			   is_our_table(objectId, "api_key"))))
+			 ((classId == RelationRelationId &&
+			   is_our_table(objectId, "api_key")) ||
+			  (classId == TriggerRelationId &&
+			   is_our_table(table_of_trigger(objectId), "api_key"))))
 		registry_change_all();
 }
 

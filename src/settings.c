@@ -7,11 +7,12 @@
  */
 #include "postgres.h"
 
-#include <limits.h>
-
 #include "compat.h"
 #include "settings.h"
 #include "utils/guc.h"
+
+/* In kB: what block numbers of 32 bits can name. */
+#define MAX_MEMORY (512 * 1024 * 1024)
 
 int			tierlimit_memory = 65536;
 int			tierlimit_window_slots = 1024;
@@ -54,7 +55,7 @@ settings_define(void)
 							"Sets the amount of shared memory for windows.",
 							"It is fixed at server start. Keys whose windows have run empty make room for others.",
 							&tierlimit_memory,
-							65536, 1024, INT_MAX,
+							65536, 1024, MAX_MEMORY,
 							PGC_POSTMASTER, GUC_UNIT_KB,
 							NULL, NULL, NULL);
 

@@ -4,8 +4,8 @@
  *		Who is being counted, and what is kept in memory about them.
  *
  * A subject is whoever is counted under a name: a key, or an account that
- * several keys share.  All functions but subject_name() need the lock of the
- * subject's partition: SHARED to look, EXCLUSIVE to change.
+ * several keys share.  Where a function takes or returns a subject, the
+ * lock of its partition is needed: SHARED to look, EXCLUSIVE to change.
  *
  *-------------------------------------------------------------------------
  */

@@ -13,9 +13,9 @@
  * an unknown key, at the cost of a look at every subject: so for a while after
  * it calls that find no block fail at once.
  *
- * Whether a window is empty is told by the clock that its key was charged on:
- * a session with a tierlimit.now of its own says nothing about keys that live
- * on the server's clock.
+ * Whether a window is empty is told by the server's clock.  A session with a
+ * tierlimit.now of its own goes by that, but only for keys that were charged
+ * in such sessions.
  *
  *-------------------------------------------------------------------------
  */

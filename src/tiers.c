@@ -28,7 +28,6 @@
 #include "settings.h"
 #include "tiers.h"
 #include "utils/builtins.h"
-#include "utils/datum.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -305,13 +304,13 @@ void
 tiers_refresh(void)
 {
 	AcceptInvalidationMessages();
-	while (unlikely(current_is_of != changes))
+	if (unlikely(current_is_of != changes))
 	{
-		uint64		seen;
+		uint64		seen = changes; /* more may come while we read: they are
+									 * for the next call */
 		Tables		fresh;
 
 		watch_tables();
-		seen = changes;			/* more may come while we read */
 		fresh = read_tables();
 		if (current.context != NULL)
 			MemoryContextDelete(current.context);

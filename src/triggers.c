@@ -2,16 +2,16 @@
  *
  * triggers.c
  *		The triggers by which the configuration tables tell of changes, and
- *		the checks of their columns that SQL alone can't express.
+ *		check what SQL alone can't.
  *
- * The triggers fire ALWAYS, so that also changes applied by logical
- * replication tell.  They work, doing nothing, where the library is not
- * preloaded: nothing is remembered there.
+ * Those that tell fire ALWAYS, so that also changes applied by logical
+ * replication do.  All work where the library is not preloaded, too.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "calendar.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
@@ -25,7 +25,6 @@
 PG_FUNCTION_INFO_V1(tierlimit_tiers_changed);
 PG_FUNCTION_INFO_V1(tierlimit_limits_changed);
 PG_FUNCTION_INFO_V1(tierlimit_key_changed);
-PG_FUNCTION_INFO_V1(tierlimit_is_timezone);
 
 static TriggerData *
 trigger_data(FunctionCallInfo fcinfo)
@@ -37,15 +36,28 @@ trigger_data(FunctionCallInfo fcinfo)
 	return (TriggerData *) fcinfo->context;
 }
 
+/* What a trigger returns: before a row, the row; after it, nothing. */
+static Datum
+trigger_result(const TriggerData *data)
+{
+	if (!TRIGGER_FIRED_BEFORE(data->tg_event))
+		return PointerGetDatum(NULL);
+	if (TRIGGER_FIRED_BY_UPDATE(data->tg_event))
+		return PointerGetDatum(data->tg_newtuple);
+	return PointerGetDatum(data->tg_trigtuple);
+}
+
 /*
- * After each row of tier, tier_limit and error_code, and after TRUNCATE; see
- * tiers.c.
+ * Before and after each row of tier, tier_limit and error_code, and after
+ * TRUNCATE; see tiers.c.
  */
 Datum
 tierlimit_tiers_changed(PG_FUNCTION_ARGS)
 {
-	CacheInvalidateRelcache(trigger_data(fcinfo)->tg_relation);
-	return PointerGetDatum(NULL);
+	TriggerData *data = trigger_data(fcinfo);
+
+	CacheInvalidateRelcache(data->tg_relation);
+	return trigger_result(data);
 }
 
 /* After each statement on tier_limit that may add limits to a tier. */
@@ -57,46 +69,73 @@ tierlimit_limits_changed(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-static void
-change_key(TriggerData *data, HeapTuple row)
+/* A text column of a row of the trigger's table; NULL for NULL. */
+static text *
+column_of(const TriggerData *data, HeapTuple row, const char *column)
 {
 	TupleDesc	desc = data->tg_relation->rd_att;
 	bool		isnull;
-	Datum		name = heap_getattr(row, SPI_fnumber(desc, "name"), desc,
-									&isnull);
-	text	   *key = isnull ? NULL : DatumGetTextPP(name);
-	SubjectName subject;
+	Datum		value = heap_getattr(row, SPI_fnumber(desc, column), desc,
+									 &isnull);
 
-	if (key == NULL)
-		return;
-	subject = subject_name(installation()->scope, SUBJECT_KEY,
-						   VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key));
-	registry_change(&subject);
+	return isnull ? NULL : DatumGetTextPP(value);
 }
 
-/* After each row of api_key, and after TRUNCATE; see registry.c. */
+static void
+change_key(const TriggerData *data, HeapTuple row)
+{
+	text	   *name = column_of(data, row, "name");
+	SubjectName key;
+
+	/* Before a row is checked it can have a name that no key has. */
+	if (name == NULL || VARSIZE_ANY_EXHDR(name) == 0 ||
+		VARSIZE_ANY_EXHDR(name) > MAX_NAME_LENGTH)
+		return;
+	key = subject_name(installation()->scope, SUBJECT_KEY, VARDATA_ANY(name),
+					   VARSIZE_ANY_EXHDR(name));
+	registry_change(&key);
+}
+
+/* Tell the registry what happens to a row, or to the whole table. */
+static void
+change_keys(const TriggerData *data)
+{
+	if (store == NULL)
+		return;					/* nothing is remembered */
+
+	if (TRIGGER_FIRED_FOR_STATEMENT(data->tg_event))
+	{
+		registry_change_all();
+		return;
+	}
+	change_key(data, data->tg_trigtuple);
+	if (TRIGGER_FIRED_BY_UPDATE(data->tg_event))
+		change_key(data, data->tg_newtuple);
+}
+
+/* That a time zone exists is nothing that a CHECK could ask the server. */
+static void
+require_timezone(const TriggerData *data, HeapTuple row)
+{
+	text	   *column = column_of(data, row, "billing_timezone");
+	char	   *name = column == NULL ? NULL : text_to_cstring(column);
+
+	if (name != NULL && !calendar_knows_timezone(name))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("time zone \"%s\" not recognized", name),
+				 errhint("See the view pg_timezone_names.")));
+}
+
+/* Before and after each row of api_key, and after TRUNCATE; see registry.c. */
 Datum
 tierlimit_key_changed(PG_FUNCTION_ARGS)
 {
 	TriggerData *data = trigger_data(fcinfo);
 
-	if (store == NULL)
-		return PointerGetDatum(NULL);
-
-	if (TRIGGER_FIRED_FOR_STATEMENT(data->tg_event))
-		registry_change_all();
-	else
-	{
-		change_key(data, data->tg_trigtuple);
-		if (TRIGGER_FIRED_BY_UPDATE(data->tg_event))
-			change_key(data, data->tg_newtuple);
-	}
-	return PointerGetDatum(NULL);
-}
-
-/* is_timezone(name) */
-Datum
-tierlimit_is_timezone(PG_FUNCTION_ARGS)
-{
-	PG_RETURN_BOOL(calendar_knows_timezone(text_to_cstring(PG_GETARG_TEXT_PP(0))));
+	if (TRIGGER_FIRED_BEFORE(data->tg_event) &&
+		!TRIGGER_FIRED_BY_DELETE(data->tg_event))
+		require_timezone(data, (HeapTuple) DatumGetPointer(trigger_result(data)));
+	change_keys(data);
+	return trigger_result(data);
 }

@@ -23,7 +23,6 @@
  */
 #include "window.h"
 
-#include <assert.h>
 #include <string.h>
 
 void
@@ -129,6 +128,14 @@ window_add_needs_block(const Window *window)
 {
 	return window->kind == WINDOW_SLIDING &&
 		history_add_needs_block(&window->sliding.history);
+}
+
+void
+window_require_exact(Window *window, uint32_t exact_slots)
+{
+	if (window->kind == WINDOW_SLIDING &&
+		window->sliding.exact_slots < exact_slots)
+		window->sliding.exact_slots = exact_slots;
 }
 
 void

@@ -110,6 +110,12 @@ extern BlockNo window_newest_block(const Window *window);
 /* Whether window_add() may need a block from the purse: at most one. */
 extern bool window_add_needs_block(const Window *window);
 
+/*
+ * Have a sliding window tell calls apart up to so many slots from now on, if
+ * it did so for fewer.
+ */
+extern void window_require_exact(Window *window, uint32_t exact_slots);
+
 /* Count amount >= 0 at this moment, to which the window was advanced. */
 extern void window_add(Window *window, Purse *purse, Moment moment,
 					   int64_t amount);

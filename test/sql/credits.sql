@@ -52,6 +52,17 @@ SELECT tierlimit.refund('f', 5, 1);
 SELECT tierlimit.refund('f', 100, 1);
 SELECT limit_name, used FROM tierlimit.usage('f', 'free');
 
+-- ... roughly; once the tier limits credits it knows them exactly
+INSERT INTO tierlimit.tier VALUES ('growing');
+INSERT INTO tierlimit.tier_limit (tier, name, period, max) VALUES ('growing', 'day', '1 day', 1000);
+SET tierlimit.now = '2026-03-02 00:00:00+00';
+SELECT allowed FROM tierlimit.check('g', 'growing');
+INSERT INTO tierlimit.tier_limit (tier, name, period, unit, max) VALUES ('growing', 'credits', '1 day', 'credits', 2);
+SET tierlimit.now = '2026-03-02 00:00:40+00';
+SELECT allowed FROM tierlimit.check('g', 'growing');
+SET tierlimit.now = '2026-03-03 00:00:00+00';
+SELECT allowed FROM tierlimit.check('g', 'growing');
+
 -- a reset forgets all
 SELECT tierlimit.reset('f');
 SELECT limit_name, used FROM tierlimit.usage('f', 'free');

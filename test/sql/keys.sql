@@ -30,6 +30,13 @@ SELECT allowed, error_code, tier FROM tierlimit.check('off', 'free');
 SELECT * FROM calls('expiring', NULL, 31, '2026-06-01 00:00:00+00');
 SET tierlimit.now = '2026-06-01 00:00:30+00';
 SELECT allowed, error_code FROM tierlimit.check('expiring');
+-- nor where it expires within the second that retry_after is rounded up to
+INSERT INTO tierlimit.api_key (name, tier, expires_at) VALUES ('rounded', 'free', '2026-06-01 00:01:30.7+00');
+SELECT * FROM calls('rounded', NULL, 30, '2026-06-01 00:00:30.5+00');
+SET tierlimit.now = '2026-06-01 00:00:31+00';
+SELECT allowed, retry_after FROM tierlimit.check('rounded');
+UPDATE tierlimit.api_key SET expires_at = '2026-06-01 00:01:31.1+00' WHERE name = 'rounded';
+SELECT allowed, retry_after FROM tierlimit.check('rounded');
 -- refusals count nothing
 SELECT limit_name, used FROM tierlimit.usage('off');
 

@@ -48,6 +48,14 @@ SELECT error_code FROM tierlimit.peek('tx');
 ROLLBACK;
 SELECT tier, "limit" FROM tierlimit.peek('tx');
 
+-- what a statement sees of its own change in the middle is nobody's truth
+INSERT INTO tierlimit.api_key (name, tier) VALUES ('ghost', 'pro')
+	RETURNING (SELECT allowed FROM tierlimit.peek('ghost')), 1 / (SELECT 0 FROM tierlimit.peek('ghost'));
+SELECT error_code FROM tierlimit.peek('ghost');
+WITH w AS (INSERT INTO tierlimit.tier_limit (tier, name, period, max) VALUES ('free', 'ghost', '1 hour', 0) RETURNING 1)
+	SELECT 1 / (SELECT 0 FROM tierlimit.peek('tx')) FROM w;
+SELECT count(*) FROM tierlimit.usage('tx');
+
 -- a table definition that changes rows
 BEGIN;
 ALTER TABLE tierlimit.api_key DISABLE TRIGGER ALL;

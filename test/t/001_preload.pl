@@ -65,7 +65,7 @@ is( sql("SELECT name, tier FROM tierlimit.api_key"),
 	'acme|small', 'not preloaded: configuration can be changed');
 like(
 	error_of("UPDATE tierlimit.api_key SET billing_timezone = 'Nowhere/Land'"),
-	qr/ERROR:  23514: /,
+	qr/ERROR:  22023: /,
 	'not preloaded: a wrong time zone is refused');
 
 #
