@@ -15,7 +15,7 @@ REGRESS = install sliding tiers credits calendar shadow keys misuse \
 	transactions privileges statistics
 REGRESS_OPTS = --inputdir=test --temp-instance=./tmp_check $(TEST_CONF)
 
-ISOLATION =
+ISOLATION = change_tier keep_charge sign_up
 ISOLATION_OPTS = --inputdir=test --outputdir=. --temp-instance=./tmp_check_iso $(TEST_CONF)
 
 TAP_TESTS = 1

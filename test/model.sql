@@ -1,0 +1,570 @@
+-- The limits by plain SQL, and play(), which compares tierlimit with them.
+--
+-- The model keeps every admitted call in a table, and computes each answer anew
+-- from the calls of its span and from the configuration tables, in the words of
+-- the interface's description and with no thought of speed.  Whoever is counted
+-- is a subject here: 'key ...' or 'account ...'.
+--
+-- Needs a session whose time zone is UTC: there a day has 24 hours.
+
+CREATE SCHEMA model;
+
+-- The keys that play() makes calls for, and their rows in api_key, where they
+-- come and go.
+CREATE TABLE model.caller (
+	name text PRIMARY KEY,
+	account text,
+	anchor timestamptz,
+	timezone text NOT NULL DEFAULT 'UTC'
+);
+
+-- Admitted calls, less what was refunded of them.
+CREATE TABLE model.call (
+	seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	subject text NOT NULL,
+	tier text NOT NULL,
+	at timestamptz NOT NULL,
+	requests bigint NOT NULL,
+	credits bigint NOT NULL
+);
+CREATE INDEX ON model.call (subject, at);
+
+-- When a subject's latest decision was made.
+CREATE TABLE model.clock (
+	subject text PRIMARY KEY,
+	at timestamptz NOT NULL
+);
+
+-- The windows that a subject has.  A window knows no call before the one that
+-- made it.
+CREATE TABLE model.known (
+	subject text,
+	kind text,
+	period interval,
+	unit text,
+	since bigint NOT NULL,
+	PRIMARY KEY (subject, kind, period, unit)
+);
+
+-- The limits as they were when the play began.
+CREATE TABLE model.original (LIKE tierlimit.tier_limit);
+
+--
+-- What is counted
+--
+
+-- The calendar period that contains a moment: of those that begin k periods
+-- after the anchor, for some k near an estimate, the one that fits.  Days and
+-- longer are counted on the zone's wall clock.
+CREATE FUNCTION model.calendar(period interval, anchor timestamptz, timezone text, at timestamptz)
+	RETURNS tstzrange LANGUAGE plpgsql STABLE AS $$
+DECLARE
+	first timestamptz := coalesce(anchor, timestamp '2001-01-01' AT TIME ZONE timezone);
+	k integer := floor((extract(epoch FROM at) - extract(epoch FROM first)) / extract(epoch FROM period));
+BEGIN
+	RETURN (
+		SELECT tstzrange(max(start) FILTER (WHERE start <= at), min(start) FILTER (WHERE start > at))
+		FROM generate_series(k - 6, k + 2) AS n, LATERAL (
+			SELECT CASE WHEN period < '1 day' THEN first + n * period
+				ELSE (first AT TIME ZONE timezone + n * period) AT TIME ZONE timezone END) AS s (start));
+END
+$$;
+
+-- Calls may leave a full window late by less than this.
+CREATE FUNCTION model.slot(period interval) RETURNS interval LANGUAGE sql STABLE AS $$
+	SELECT period / current_setting('tierlimit.window_slots')::integer
+$$;
+
+-- The time that a window looks at; late: if calls leave as late as they may.
+CREATE FUNCTION model.span(kind text, period interval, anchor timestamptz, timezone text,
+		at timestamptz, late boolean)
+	RETURNS tstzrange LANGUAGE sql STABLE AS $$
+	SELECT CASE kind
+		WHEN 'calendar' THEN model.calendar(period, anchor, timezone, at)
+		ELSE tstzrange(at - period - CASE WHEN late THEN model.slot(period) ELSE '0' END, at, '(]') END
+$$;
+
+-- The calls that a window of a subject counts.
+CREATE FUNCTION model.held(subject text, kind text, period interval, unit text, span tstzrange)
+	RETURNS TABLE (at timestamptz, units bigint) LANGUAGE sql STABLE AS $$
+	SELECT c.at, u.units
+	FROM model.known k
+		JOIN model.call c ON c.subject = k.subject AND c.seq >= k.since,
+		LATERAL (SELECT CASE k.unit WHEN 'credits' THEN c.credits ELSE c.requests END) AS u (units)
+	WHERE (k.subject, k.kind, k.period, k.unit) = (held.subject, held.kind, held.period, held.unit)
+		AND c.at <@ span AND c.at >= lower(span) AND u.units > 0
+$$;
+
+--
+-- What is answered
+--
+
+CREATE TYPE model.policy AS (
+	subject text,
+	tier text,
+	refusal integer,
+	anchor timestamptz,
+	timezone text,
+	at timestamptz
+);
+
+-- What applies to a key.
+CREATE FUNCTION model.policy_of(key text, tier text, now timestamptz) RETURNS model.policy
+	LANGUAGE plpgsql STABLE AS $$
+DECLARE
+	registered tierlimit.api_key;
+	policy model.policy;
+BEGIN
+	SELECT * INTO registered FROM tierlimit.api_key k WHERE k.name = key;
+	policy.subject := coalesce('account ' || registered.account, 'key ' || key);
+	policy.tier := coalesce(tier, registered.tier);
+	policy.refusal := CASE
+		WHEN policy.tier IS NULL THEN 1001
+		WHEN registered.status = 'payment_required' THEN 1003
+		WHEN registered.status = 'payment_expired' THEN 1004
+		WHEN registered.status = 'disabled' THEN 1007
+		ELSE 0 END;
+	policy.anchor := registered.billing_anchor;
+	policy.timezone := coalesce(registered.billing_timezone, 'UTC');
+	policy.at := greatest(now, (SELECT c.at FROM model.clock c WHERE c.subject = policy.subject));
+	RETURN policy;
+END
+$$;
+
+CREATE FUNCTION model.usage(key text, tier text, now timestamptz, late boolean)
+	RETURNS TABLE (limit_name text, unit text, kind text, period interval,
+		"limit" bigint, used bigint, remaining bigint, resets_at timestamptz)
+	LANGUAGE plpgsql STABLE AS $$
+DECLARE
+	policy model.policy := model.policy_of(key, tier, now);
+BEGIN
+	RETURN QUERY
+		SELECT l.name, l.unit, l.kind, l.period, l.max, h.used, greatest(l.max - h.used, 0),
+			CASE l.kind WHEN 'calendar' THEN upper(span) ELSE h.oldest + l.period END
+		FROM tierlimit.tier_limit l,
+			model.span(l.kind, l.period, policy.anchor, policy.timezone, policy.at, late),
+			LATERAL (SELECT coalesce(sum(units), 0)::bigint, min(at)
+				FROM model.held(policy.subject, l.kind, l.period, l.unit, span)) AS h (used, oldest)
+		WHERE l.tier = policy.tier
+		ORDER BY l.period, l.kind DESC, l.unit DESC;
+END
+$$;
+
+-- When a window has room again: when that call leaves, the oldest such one, whose
+-- younger ones leave as much room.
+CREATE FUNCTION model.frees_at(subject text, kind text, period interval, unit text, span tstzrange,
+		room bigint, late boolean)
+	RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
+BEGIN
+	IF room < 0 THEN
+		RETURN 'infinity';
+	ELSIF kind = 'calendar' THEN
+		RETURN upper(span);
+	END IF;
+	RETURN (
+		SELECT min(at) + period + CASE WHEN late THEN model.slot(period) ELSE '0' END
+		FROM (
+			SELECT at, sum(units) OVER (ORDER BY at DESC
+				RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW EXCLUDE GROUP) AS younger
+			FROM model.held(subject, kind, period, unit, span)) AS h
+		WHERE coalesce(younger, 0) <= room);
+END
+$$;
+
+CREATE FUNCTION model.decide(key text, tier text, cost bigint, now timestamptz, late boolean)
+	RETURNS tierlimit.decision LANGUAGE plpgsql STABLE AS $$
+DECLARE
+	policy model.policy := model.policy_of(key, tier, now);
+	decision tierlimit.decision;
+	governing record;
+BEGIN
+	decision.key := key;
+	decision.tier := policy.tier;
+	decision.cost := cost;
+	decision.error_code := policy.refusal;
+	decision.decided_at := now;
+	IF policy.refusal = 0 THEN
+		decision.decided_at := policy.at;
+		SELECT * INTO governing
+		FROM (
+			SELECT l.name, l.period, l.kind, l.unit, l.max, l.enforce, l.error_code, a.amount, d.denies,
+				greatest(l.max - h.used - CASE WHEN d.denies THEN 0 ELSE a.amount END, 0) AS remaining,
+				CASE WHEN d.denies THEN model.frees_at(policy.subject, l.kind, l.period, l.unit, span,
+					CASE l.max WHEN 0 THEN -1 ELSE l.max - a.amount END, late) END AS frees_at,
+				CASE WHEN l.kind = 'calendar' THEN upper(span)
+					WHEN h.oldest IS NOT NULL THEN h.oldest + l.period
+					WHEN NOT d.denies AND a.amount > 0 THEN policy.at + l.period END AS reset_at
+			FROM tierlimit.tier_limit l,
+				model.span(l.kind, l.period, policy.anchor, policy.timezone, policy.at, late),
+				LATERAL (SELECT coalesce(sum(units), 0)::bigint, min(at)
+					FROM model.held(policy.subject, l.kind, l.period, l.unit, span)) AS h (used, oldest),
+				LATERAL (SELECT CASE l.unit WHEN 'credits' THEN decide.cost ELSE 1 END) AS a (amount),
+				LATERAL (SELECT l.enforce AND (l.max = 0 OR a.amount > 0 AND h.used + a.amount > l.max)) AS d (denies)
+			WHERE l.tier = policy.tier) AS judged
+		ORDER BY denies DESC,
+			-- the denying one that frees last, or is longest
+			frees_at DESC, CASE WHEN denies THEN period END DESC,
+			-- the one with fewest further calls, or the shortest; not a shadow
+			enforce DESC, CASE WHEN NOT denies THEN remaining / nullif(amount, 0) END, period,
+			-- a calendar after a sliding window, credits after requests
+			kind DESC, unit DESC
+		LIMIT 1;
+		IF FOUND THEN
+			decision.limit := governing.max;
+			decision.remaining := governing.remaining;
+			decision.limit_name := governing.name;
+			decision.reset_at := governing.reset_at;
+			IF governing.denies THEN
+				decision.error_code := coalesce(governing.error_code, CASE
+					WHEN governing.period <= '1 hour' THEN 1008
+					WHEN governing.period <= '1 day' THEN 1009
+					ELSE 1010 END);
+				IF governing.frees_at < 'infinity' THEN
+					decision.retry_after := greatest(1, ceil(extract(epoch FROM governing.frees_at - policy.at)));
+				END IF;
+			END IF;
+		END IF;
+	END IF;
+	decision.allowed := decision.error_code = 0;
+	decision.http_status := 200;
+	IF NOT decision.allowed THEN
+		SELECT e.name, e.http_status INTO decision.error, decision.http_status
+		FROM tierlimit.error_code e WHERE e.code = decision.error_code;
+	END IF;
+	RETURN decision;
+END
+$$;
+
+--
+-- What changes
+--
+
+CREATE PROCEDURE model.set_clock(subject text, at timestamptz) LANGUAGE sql AS $$
+	INSERT INTO model.clock VALUES (subject, at)
+		ON CONFLICT (subject) DO UPDATE SET at = excluded.at
+$$;
+
+-- Count an admitted call.  The windows of its tier are made if need be; others
+-- are dropped if they hold nothing.
+CREATE PROCEDURE model.admit(policy model.policy, cost bigint) LANGUAGE plpgsql AS $$
+DECLARE
+	call bigint;
+BEGIN
+	DELETE FROM model.known k
+		WHERE k.subject = policy.subject
+			AND NOT EXISTS (SELECT FROM tierlimit.tier_limit l
+				WHERE (l.tier, l.kind, l.period, l.unit) = (policy.tier, k.kind, k.period, k.unit))
+			AND NOT EXISTS (SELECT FROM model.held(k.subject, k.kind, k.period, k.unit,
+				model.span(k.kind, k.period, policy.anchor, policy.timezone, policy.at, false)));
+	INSERT INTO model.call (subject, tier, at, requests, credits)
+		VALUES (policy.subject, policy.tier, policy.at, 1, cost) RETURNING seq INTO call;
+	INSERT INTO model.known
+		SELECT policy.subject, l.kind, l.period, l.unit, call
+		FROM tierlimit.tier_limit l
+		WHERE l.tier = policy.tier AND (l.unit = 'requests' OR cost > 0)
+		ON CONFLICT DO NOTHING;
+END
+$$;
+
+-- What a refund returns: what the credits window gives back that holds most.
+CREATE FUNCTION model.refunded(policy model.policy, cost bigint, late boolean) RETURNS bigint
+	LANGUAGE plpgsql STABLE AS $$
+BEGIN
+	RETURN (
+		SELECT coalesce(max(least(cost, used)), 0)
+		FROM model.known k, LATERAL (
+			SELECT coalesce(sum(units), 0) FROM model.held(k.subject, k.kind, k.period, k.unit,
+				model.span(k.kind, k.period, policy.anchor, policy.timezone, policy.at, late))) AS h (used)
+		WHERE k.subject = policy.subject AND k.unit = 'credits');
+END
+$$;
+
+-- A tier without a limit on credits knows them roughly, over its longest limit:
+-- what a refund may return for that.
+CREATE FUNCTION model.roughly_known(policy model.policy) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+BEGIN
+	RETURN (
+		SELECT sum(c.credits)
+		FROM model.call c, tierlimit.tier_limit l
+		WHERE c.subject = policy.subject
+			AND c.at <@ model.span(l.kind, l.period, policy.anchor, policy.timezone, policy.at, true)
+			AND NOT EXISTS (SELECT FROM tierlimit.tier_limit o
+				WHERE o.tier = l.tier AND (o.unit = 'credits' OR o.period > l.period))
+		GROUP BY l.tier, l.name ORDER BY 1 DESC LIMIT 1);
+END
+$$;
+
+-- Take units back, newest first: as all windows end now, that gives each of
+-- them back what it has, up to as many.
+CREATE PROCEDURE model.refund(subject text, cost bigint, requests bigint) LANGUAGE plpgsql AS $$
+DECLARE
+	call model.call;
+BEGIN
+	FOR call IN SELECT * FROM model.call c
+		WHERE c.subject = refund.subject AND (c.credits > 0 OR c.requests > 0) ORDER BY c.seq DESC
+	LOOP
+		EXIT WHEN cost = 0 AND requests = 0;
+		UPDATE model.call c
+			SET credits = c.credits - least(cost, c.credits), requests = c.requests - least(refund.requests, c.requests)
+			WHERE c.seq = call.seq;
+		cost := cost - least(cost, call.credits);
+		requests := requests - least(requests, call.requests);
+	END LOOP;
+END
+$$;
+
+CREATE PROCEDURE model.reset(subject text) LANGUAGE sql AS $$
+	DELETE FROM model.call c WHERE c.subject = reset.subject;
+	DELETE FROM model.known k WHERE k.subject = reset.subject;
+	DELETE FROM model.clock c WHERE c.subject = reset.subject;
+$$;
+
+--
+-- The comparison
+--
+
+CREATE FUNCTION model.pick(anyarray) RETURNS anyelement LANGUAGE sql VOLATILE AS $$
+	SELECT $1[1 + floor(random() * cardinality($1))::integer]
+$$;
+
+-- A duration of 1 microsecond or more, of any order of magnitude.
+CREATE FUNCTION model.some_time(up_to interval) RETURNS interval LANGUAGE sql VOLATILE AS $$
+	SELECT exp(random() * ln(extract(epoch FROM up_to)::float8 * 1e6)) * interval '1 microsecond'
+$$;
+
+CREATE FUNCTION model.some_cost() RETURNS bigint LANGUAGE sql VOLATILE AS $$
+	SELECT CASE WHEN random() < 0.5 THEN 1 ELSE model.pick(ARRAY[0, 0, 1, 2, 2, 3, 4, 5, 7, 10, 20, 100]) END
+$$;
+
+-- How long a decision makes one wait.
+CREATE FUNCTION model.wait(tierlimit.decision) RETURNS float8 LANGUAGE sql IMMUTABLE AS $$
+	SELECT CASE WHEN ($1).allowed THEN 0 ELSE coalesce(($1).retry_after, 'infinity'::float8) END
+$$;
+
+-- The exact answer is the only right one; where calls may be kept together, so
+-- is one in between that and the answer if all of them leave late.
+CREATE FUNCTION model.is_right(answer tierlimit.decision, exact tierlimit.decision, late tierlimit.decision)
+	RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+	IF late IS NULL THEN
+		RETURN answer IS NOT DISTINCT FROM exact;
+	END IF;
+	RETURN (answer.key, answer.tier, answer.cost, answer.decided_at)
+			IS NOT DISTINCT FROM (exact.key, exact.tier, exact.cost, exact.decided_at)
+		AND model.wait(answer) BETWEEN model.wait(exact) AND model.wait(late);
+END
+$$;
+
+-- A key comes, goes, or changes its tier or status.
+CREATE PROCEDURE model.change_key(key text, tier text) LANGUAGE plpgsql AS $$
+DECLARE
+	registered boolean := EXISTS (SELECT FROM tierlimit.api_key k WHERE k.name = key);
+BEGIN
+	IF registered AND random() < 0.9 THEN
+		UPDATE tierlimit.api_key k
+			SET tier = change_key.tier, status = CASE WHEN random() < 0.9 THEN 'active'
+				ELSE model.pick(ARRAY['payment_required', 'payment_expired', 'disabled']) END
+			WHERE k.name = key;
+		RETURN;
+	ELSIF registered THEN
+		DELETE FROM tierlimit.api_key k WHERE k.name = key;
+	ELSE
+		INSERT INTO tierlimit.api_key (name, tier, account, billing_anchor, billing_timezone)
+			SELECT name, change_key.tier, account, anchor, timezone FROM model.caller WHERE name = key;
+	END IF;
+	-- with another calendar a key that is counted on its own starts anew
+	IF EXISTS (SELECT FROM model.caller WHERE name = key AND account IS NULL AND anchor IS NOT NULL) THEN
+		PERFORM tierlimit.reset(key);
+		CALL model.reset('key ' || key);
+	END IF;
+END
+$$;
+
+-- A limit changes, to no more than it was first; one that was 0 opens again.
+CREATE PROCEDURE model.change_limit() LANGUAGE plpgsql AS $$
+DECLARE
+	original model.original;
+BEGIN
+	UPDATE tierlimit.tier_limit l SET max = o.max
+		FROM model.original o
+		WHERE (o.tier, o.name) = (l.tier, l.name) AND l.max = 0;
+	SELECT * INTO original FROM model.original ORDER BY random() LIMIT 1;
+	UPDATE tierlimit.tier_limit l
+		SET max = CASE WHEN random() < 0.5 THEN original.max ELSE floor(random() * original.max) END,
+			enforce = original.enforce OR random() < 0.2
+		WHERE (l.tier, l.name) = (original.tier, original.name);
+END
+$$;
+
+-- Do random operations at random times, and compare.  The clock goes on by up to
+-- pace at most times.  Not exact: windows may be fuller than they have slots, and
+-- limits stay as they are.
+CREATE PROCEDURE model.play(seed integer, operations integer, pace interval, exact boolean)
+	LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+	callers text[] := ARRAY(SELECT c.name FROM model.caller c ORDER BY c.name);
+	tiers text[] := ARRAY(SELECT t.name FROM tierlimit.tier t ORDER BY t.name);
+	now timestamptz := '2024-10-20 12:00:00+00';
+	op integer;
+	die float8;
+	key text;
+	tier text;
+	cost bigint;
+	requests integer;
+	edge timestamptz;
+	policy model.policy;
+	answer tierlimit.decision;
+	expected tierlimit.decision;
+	expected_late tierlimit.decision;
+	is_right boolean;
+	got text;
+	wanted text;
+	done text;
+	recent text[] := array_fill(NULL::text, ARRAY[15]);
+	admitted integer := 0;
+	denied integer := 0;
+	denied_late integer := 0;
+BEGIN
+	PERFORM setseed(seed / 2147483648.0);
+	INSERT INTO model.original SELECT * FROM tierlimit.tier_limit;
+	FOREACH key IN ARRAY callers LOOP
+		CALL model.change_key(key, model.pick(tiers));
+	END LOOP;
+
+	FOR op IN 1 .. operations LOOP
+		-- the clock: as it was, on, on to where the last answer changes, back
+		die := random();
+		IF die < 0.70 THEN
+			now := now + CASE WHEN exact THEN model.some_time(pace) ELSE random() * pace END;
+		ELSIF die < 0.72 THEN
+			now := now + model.some_time(100 * pace);
+		ELSIF die < 0.86 THEN
+			edge := CASE WHEN random() < 0.5
+				THEN expected.reset_at + model.pick(ARRAY[-1, 0, 1]) * interval '1 microsecond'
+				ELSE expected.decided_at + (expected.retry_after - model.pick(ARRAY[0, 1])) * interval '1 second' END;
+			IF edge BETWEEN now AND now + 10 * pace THEN
+				now := edge;
+			END IF;
+		ELSIF die < 0.88 AND NOT EXISTS (SELECT FROM model.clock c
+			WHERE c.subject NOT IN (SELECT k.subject FROM model.known k)) THEN
+			-- not while an account has nothing counted: it may forget its clock
+			now := now - model.some_time(pace);
+		END IF;
+		PERFORM set_config('tierlimit.now', now::text, false);
+
+		-- often the same key again
+		IF random() < 0.6 THEN
+			key := model.pick(callers);
+		END IF;
+		tier := CASE WHEN random() < 0.3 THEN model.pick(tiers) END;
+		cost := model.some_cost();
+		policy := model.policy_of(key, tier, now);
+		is_right := true;
+		got := NULL;
+
+		die := random();
+		IF die < 0.78 THEN
+			expected := model.decide(key, tier, cost, now, false);
+			expected_late := CASE WHEN NOT exact THEN model.decide(key, tier, cost, now, true) END;
+			IF die < 0.10 THEN
+				done := 'peek';
+				SELECT * INTO answer FROM tierlimit.peek(key, tier, cost);
+			ELSIF die < 0.20 THEN
+				done := 'check, rolled back';
+				BEGIN
+					SELECT * INTO answer FROM tierlimit.check(key, tier, cost);
+					RAISE no_data_found;
+				EXCEPTION WHEN no_data_found THEN
+				END;
+			ELSE
+				done := 'check';
+				SELECT * INTO answer FROM tierlimit.check(key, tier, cost);
+			END IF;
+			is_right := model.is_right(answer, expected, expected_late);
+			got := answer;
+			wanted := concat_ws(' to ', expected, expected_late);
+			IF done <> 'peek' AND policy.refusal = 0 THEN
+				CALL model.set_clock(policy.subject, policy.at);
+				IF answer.allowed THEN
+					CALL model.admit(policy, cost);
+					admitted := admitted + 1;
+				ELSE
+					denied := denied + 1;
+					denied_late := denied_late + expected.allowed::integer;
+				END IF;
+			END IF;
+			done := format('%s(%L, %L, %s)', done, key, tier, cost);
+
+		ELSIF die < 0.84 THEN
+			done := format('usage(%L, %L)', key, tier);
+			got := (SELECT string_agg(u::text, ' ') FROM tierlimit.usage(key, tier) u);
+			wanted := (SELECT string_agg(u::text, ' ') FROM model.usage(key, tier, now, false) u);
+			IF exact THEN
+				is_right := got IS NOT DISTINCT FROM wanted;
+			ELSE
+				wanted := concat_ws(' to ', wanted,
+					(SELECT string_agg(u::text, ' ') FROM model.usage(key, tier, now, true) u));
+				is_right := (
+					SELECT coalesce(bool_and(coalesce(u.used BETWEEN l.used AND h.used, false)), true)
+					FROM tierlimit.usage(key, tier) u
+						FULL JOIN model.usage(key, tier, now, false) l USING (limit_name)
+						FULL JOIN model.usage(key, tier, now, true) h USING (limit_name));
+			END IF;
+
+		ELSIF die < 0.91 THEN
+			requests := model.pick(ARRAY[0, 1, 1, 1, 2, 5, 50]);
+			policy := model.policy_of(key, NULL, now);
+			done := format('refund(%L, %s, %s)', key, cost, requests);
+			got := tierlimit.refund(key, cost, requests);
+			wanted := model.refunded(policy, cost, false);
+			is_right := got::bigint BETWEEN wanted::bigint AND greatest(
+				model.refunded(policy, cost, NOT exact), least(cost, model.roughly_known(policy)));
+			CALL model.refund(policy.subject, cost, requests);
+			CALL model.set_clock(policy.subject, policy.at);
+
+		ELSIF die < 0.915 THEN
+			done := format('reset(%L)', key);
+			policy := model.policy_of(key, NULL, now);
+			PERFORM tierlimit.reset(key);
+			CALL model.reset(policy.subject);
+
+		ELSIF die < 0.97 THEN
+			done := format('change of key %L', key);
+			CALL model.change_key(key, model.pick(tiers));
+		ELSIF exact THEN
+			done := 'change of a limit';
+			CALL model.change_limit();
+		END IF;
+
+		recent := recent[2:] || format('%s at %s: %s is %s', op, now, done, got);
+		IF is_right IS NOT TRUE THEN
+			RAISE EXCEPTION E'operation % at %: %\nis     %\nnot    %', op, now, done, got, wanted
+				USING DETAIL = array_to_string(recent, E'\n'), HINT = format('seed %s', seed);
+		END IF;
+		-- changes are in force for their own session before that as well
+		IF die >= 0.915 AND random() < 0.5 OR random() < 0.02 THEN
+			COMMIT;
+		END IF;
+	END LOOP;
+	RAISE NOTICE '% admitted, % denied, % of them late', admitted, denied, denied_late;
+END
+$$;
+
+-- Over all that was played: how many calls were admitted over a limit of theirs,
+-- provided that limits never changed.
+CREATE FUNCTION model.admitted_over(tierlimit.tier_limit) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+DECLARE
+	l ALIAS FOR $1;
+BEGIN
+	RETURN (
+		SELECT count(*)
+		FROM (
+			SELECT c.tier, u.units, sum(u.units) OVER (PARTITION BY c.subject ORDER BY c.seq)
+				- coalesce(sum(u.units) OVER (PARTITION BY c.subject ORDER BY c.at
+					RANGE BETWEEN UNBOUNDED PRECEDING AND l.period PRECEDING), 0) AS used
+			FROM model.call c,
+				LATERAL (SELECT CASE l.unit WHEN 'credits' THEN c.credits ELSE c.requests END) AS u (units)) AS calls
+		WHERE calls.tier = l.tier AND calls.units > 0 AND calls.used > l.max);
+END
+$$;

@@ -1,0 +1,129 @@
+# Random operations: every answer is compared with that of test/model.sql.
+#
+# A failure shows the operation, both answers and what was done before.  The same
+# TIERLIMIT_SEED brings it back.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $seed = $ENV{TIERLIMIT_SEED} // int(rand(2**31));
+note "TIERLIMIT_SEED=$seed";
+
+my $node = PostgreSQL::Test::Cluster->new('main');
+$node->init;
+$node->append_conf('postgresql.conf', <<'CONF');
+shared_preload_libraries = 'tierlimit'
+tierlimit.window_slots = 4096
+timezone = 'UTC'
+# for the model: many small queries over tables that grow quickly
+autovacuum = off
+jit = off
+plan_cache_mode = force_generic_plan
+enable_seqscan = off
+CONF
+
+# Keys alone and of accounts, with calendars that change to winter time.
+my $callers = <<'SQL';
+INSERT INTO model.caller (name, account, anchor, timezone) VALUES
+	('ann', NULL, NULL, 'UTC'),
+	('bob', NULL, '2024-01-31 10:30:15.25+00', 'Europe/Berlin'),
+	('cat', 'acme', '2023-12-31 23:59:59.999999+00', 'America/New_York'),
+	('dan', 'acme', '2023-12-31 23:59:59.999999+00', 'America/New_York'),
+	('eve', 'eve', NULL, 'Australia/Lord_Howe');
+SQL
+
+# play(NAME, TIERS, PARAMETERS): model.play() in a database of that name.
+sub play
+{
+	my ($name, $tiers, $parameters) = @_;
+
+	$node->safe_psql('postgres', "CREATE DATABASE $name");
+	$node->safe_psql($name, join("\n", 'CREATE EXTENSION tierlimit;',
+		slurp_file("$FindBin::Bin/../model.sql"), $tiers, $callers));
+	my ($status, $stdout, $stderr) =
+	  $node->psql($name, "CALL model.play($seed, $parameters)");
+	is($status, 0, "$name: all answers are right")
+	  ? note $stderr =~ s/.*NOTICE:\s*//r
+	  : diag "TIERLIMIT_SEED=$seed\n$stderr";
+	return;
+}
+
+#
+# With more slots than a window ever has calls, all is exact.
+#
+
+$node->start;
+
+# A key that changes tiers keeps its windows: all have the same.
+play('same_windows', <<'SQL', "16000, '1000 s', true");
+INSERT INTO tierlimit.tier VALUES ('free'), ('pro'), ('trial'), ('shadow');
+INSERT INTO tierlimit.tier_limit (tier, name, period, kind, unit, max, enforce, error_code)
+SELECT t.tier, l.name, l.period, l.kind, l.unit, ceil(l.max * t.share), l.enforce AND t.tier <> 'shadow', l.error_code
+FROM (VALUES ('free', 0.5), ('pro', 1), ('trial', 0.3), ('shadow', 1)) AS t (tier, share), (VALUES
+	('burst',       interval '10 seconds', 'sliding',  'requests',    5, true,  NULL::integer),
+	('minute',      '1 minute',            'sliding',  'requests',   10, true,  NULL),
+	('spend',       '1 minute',            'sliding',  'credits',    25, true,  NULL),
+	('this minute', '1 minute',            'calendar', 'requests',   10, true,  NULL),
+	('hour',        '1 hour',              'sliding',  'credits',   150, true,  1009),
+	('this hour',   '1 hour',              'calendar', 'credits',   150, false, NULL),
+	('today',       '1 day',               'calendar', 'credits',   600, true,  NULL),
+	('day',         '1 day',               'sliding',  'requests',  250, true,  NULL),
+	('month',       '30 days',             'sliding',  'requests', 1000, false, NULL),
+	('this month',  '1 month',             'calendar', 'requests', 1000, true,  NULL)
+) AS l (name, period, kind, unit, max, enforce, error_code);
+SQL
+
+# Windows come and go with the tiers.
+play('other_windows', <<'SQL', "10000, '1000 s', true");
+INSERT INTO tierlimit.tier VALUES ('small'), ('large'), ('calendar'), ('requests'), ('open');
+INSERT INTO tierlimit.tier_limit (tier, name, period, kind, unit, max, enforce) VALUES
+	('small',    'minute',     '1 minute',   'sliding',  'requests',    5, true),
+	('small',    'spend',      '10 minutes', 'sliding',  'credits',    30, true),
+	('large',    'minute',     '1 minute',   'sliding',  'requests',   10, true),
+	('large',    'spend',      '10 minutes', 'sliding',  'credits',    90, true),
+	('large',    'today',      '1 day',      'calendar', 'requests',  200, true),
+	('large',    'day',        '1 day',      'sliding',  'requests',  250, true),
+	('calendar', 'this hour',  '1 hour',     'calendar', 'requests',   30, true),
+	('calendar', 'spend',      '1 hour',     'calendar', 'credits',   150, false),
+	('calendar', 'this month', '1 month',    'calendar', 'requests', 1000, true),
+	('requests', 'minute',     '1 minute',   'sliding',  'requests',   10, false),
+	('requests', '2 hours',    '2 hours',    'sliding',  'requests',   60, true);
+SQL
+
+#
+# With 16 slots, windows are exact up to a max of 16 ...
+#
+
+$node->append_conf('postgresql.conf', 'tierlimit.window_slots = 16');
+$node->restart;
+
+my $tiers = <<'SQL';
+INSERT INTO tierlimit.tier VALUES ('free'), ('pro');
+INSERT INTO tierlimit.tier_limit (tier, name, period, unit, max)
+SELECT t.tier, l.name, l.period, l.unit, ceil(l.max * t.share)
+FROM (VALUES ('free', 0.7), ('pro', 1)) AS t (tier, share), (VALUES %s) AS l (name, period, unit, max);
+SQL
+
+play('few_slots', sprintf($tiers, <<'SQL'), "6000, '3 s', true");
+	('spend',  interval '10 seconds', 'credits',  16),
+	('minute', '1 minute',            'requests', 16)
+SQL
+
+# ... and admit no more than max with a larger one, but may deny for a 16th of
+# the period longer.
+play('full_slots', sprintf($tiers, <<'SQL'), "6000, '70 ms', false");
+	('20 seconds', interval '20 seconds', 'credits',   400),
+	('minute',     '1 minute',            'requests',  150),
+	('2 minutes',  '2 minutes',           'credits',  2000)
+SQL
+is( $node->safe_psql('full_slots',
+		'SELECT sum(model.admitted_over(l)) FROM tierlimit.tier_limit l'),
+	'0', 'full_slots: no call was admitted over a limit');
+
+$node->stop;
+done_testing();
