@@ -305,7 +305,8 @@ BEGIN
 	LOOP
 		EXIT WHEN cost = 0 AND requests = 0;
 		UPDATE model.call c
-			SET credits = c.credits - least(cost, c.credits), requests = c.requests - least(refund.requests, c.requests)
+			SET credits = c.credits - least(cost, c.credits),
+				requests = c.requests - least(refund.requests, c.requests)
 			WHERE c.seq = call.seq;
 		cost := cost - least(cost, call.credits);
 		requests := requests - least(requests, call.requests);

@@ -63,7 +63,7 @@ BEGIN
 	FOR call IN SELECT k, '2030-01-01 00:00:00+00'::timestamptz + random() * interval '1 minute' AS at
 			FROM generate_series(1, keys) k, generate_series(1, n) ORDER BY 2 LOOP
 		PERFORM set_config('tierlimit.now', call.at::text, false);
-		PERFORM tierlimit.check('bytes of ' || call.k, tier);
+		PERFORM tierlimit.check(format('bytes of %s %s', tier, call.k), tier);
 	END LOOP;
 	PERFORM set_config('tierlimit.now', '', false);
 	RETURN (SELECT round((s.memory_used - before)::numeric / bytes_per_key.keys) FROM tierlimit.stat s);

@@ -60,7 +60,7 @@ sub play
 $node->start;
 
 # A key that changes tiers keeps its windows: all have the same.
-play('same_windows', <<'SQL', "16000, '1000 s', true");
+play('same_windows', <<'SQL', "14000, '1000 s', true");
 INSERT INTO tierlimit.tier VALUES ('free'), ('pro'), ('trial'), ('shadow');
 INSERT INTO tierlimit.tier_limit (tier, name, period, kind, unit, max, enforce, error_code)
 SELECT t.tier, l.name, l.period, l.kind, l.unit, ceil(l.max * t.share), l.enforce AND t.tier <> 'shadow', l.error_code
@@ -79,7 +79,7 @@ FROM (VALUES ('free', 0.5), ('pro', 1), ('trial', 0.3), ('shadow', 1)) AS t (tie
 SQL
 
 # Windows come and go with the tiers.
-play('other_windows', <<'SQL', "10000, '1000 s', true");
+play('other_windows', <<'SQL', "8000, '1000 s', true");
 INSERT INTO tierlimit.tier VALUES ('small'), ('large'), ('calendar'), ('requests'), ('open');
 INSERT INTO tierlimit.tier_limit (tier, name, period, kind, unit, max, enforce) VALUES
 	('small',    'minute',     '1 minute',   'sliding',  'requests',    5, true),
@@ -109,14 +109,14 @@ SELECT t.tier, l.name, l.period, l.unit, ceil(l.max * t.share)
 FROM (VALUES ('free', 0.7), ('pro', 1)) AS t (tier, share), (VALUES %s) AS l (name, period, unit, max);
 SQL
 
-play('few_slots', sprintf($tiers, <<'SQL'), "6000, '3 s', true");
+play('few_slots', sprintf($tiers, <<'SQL'), "5000, '3 s', true");
 	('spend',  interval '10 seconds', 'credits',  16),
 	('minute', '1 minute',            'requests', 16)
 SQL
 
 # ... and admit no more than max with a larger one, but may deny for a 16th of
 # the period longer.
-play('full_slots', sprintf($tiers, <<'SQL'), "6000, '70 ms', false");
+play('full_slots', sprintf($tiers, <<'SQL'), "5000, '70 ms', false");
 	('20 seconds', interval '20 seconds', 'credits',   400),
 	('minute',     '1 minute',            'requests',  150),
 	('2 minutes',  '2 minutes',           'credits',  2000)
