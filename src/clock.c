@@ -6,7 +6,9 @@
  * The clock is the server's.  It never goes backwards for a key: a key in
  * memory remembers the time of its last decision (see limiter.c), and for
  * those that are not in memory any more the store remembers the latest of
- * theirs (see store_clock_floor()).
+ * theirs (see store_clock_floor()).  Where the clock is set back, two things go
+ * back with it, neither of which counts anything: whether a key has expired,
+ * and denials of an account that nothing was ever counted for.
  *
  *-------------------------------------------------------------------------
  */

@@ -141,35 +141,34 @@ decide(Judge judge, const text *key, const text *tier, int64 cost)
 							  ? policy.record.expires_at : DT_NOEND);
 }
 
+/* The arguments that check and peek share: key, tier, cost. */
+static Datum
+decide_arguments(FunctionCallInfo fcinfo, Judge judge)
+{
+	text	   *key = text_argument(fcinfo, 0);
+	Decision	decision;
+
+	require_short_key(key);
+	decision = decide(judge, key, text_argument(fcinfo, 1),
+					  cost_argument(fcinfo, 2));
+	return decision_row(&decision);
+}
+
 /* check(key, tier, cost, endpoint, request_id) */
 Datum
 tierlimit_check(PG_FUNCTION_ARGS)
 {
-	text	   *key = text_argument(fcinfo, 0);
-	text	   *tier = text_argument(fcinfo, 1);
-	int64		cost = cost_argument(fcinfo, 2);
-	Decision	decision;
-
 	store_require();
 	require_primary("check");
-	require_short_key(key);
-	decision = decide(limiter_charge, key, tier, cost);
-	PG_RETURN_DATUM(decision_row(&decision));
+	return decide_arguments(fcinfo, limiter_charge);
 }
 
 /* peek(key, tier, cost) */
 Datum
 tierlimit_peek(PG_FUNCTION_ARGS)
 {
-	text	   *key = text_argument(fcinfo, 0);
-	text	   *tier = text_argument(fcinfo, 1);
-	int64		cost = cost_argument(fcinfo, 2);
-	Decision	decision;
-
 	store_require();
-	require_short_key(key);
-	decision = decide(limiter_peek, key, tier, cost);
-	PG_RETURN_DATUM(decision_row(&decision));
+	return decide_arguments(fcinfo, limiter_peek);
 }
 
 /* check_many(keys, tier, cost) */
