@@ -22,8 +22,11 @@
  * comes back after a pause, a denial that waits for many credits) goes by
  * blocks and decodes no more than one of them.
  *
+ * A window that runs empty keeps one block, so that a key with a few calls in
+ * its period does not give and take one for each of them.
+ *
  * Invariants, checked by history_check() in the tests:
- *	- open_amount > 0, or the history is empty (count, sum, oldest, newest 0);
+ *	- open_amount > 0, or the history is empty (all 0, but for kept);
  *	- sum is the sum of all block sums plus open_amount, count likewise;
  *	- oldest_time is the time of the first slot, so that most calls, which find
  *	  nothing to forget, need not look into a block; newest_end is the newest
@@ -132,14 +135,39 @@ newest_has_room(const History *history)
 bool
 history_add_needs_block(const History *history)
 {
-	return history->open_amount > 0 && !newest_has_room(history);
+	return history->open_amount > 0 && history->kept == NO_BLOCK &&
+		!newest_has_room(history);
+}
+
+/*
+ * One block that has become empty is kept for the next that is needed: a key
+ * with a few calls in its window goes on with the same block.
+ */
+static BlockNo
+take_block(History *history, Purse *purse)
+{
+	BlockNo		number = history->kept;
+
+	if (number == NO_BLOCK)
+		return purse_take(purse);
+	history->kept = NO_BLOCK;
+	return number;
+}
+
+static void
+give_block(History *history, Purse *purse, BlockNo number)
+{
+	if (history->kept == NO_BLOCK)
+		history->kept = number;
+	else
+		purse_put(purse, number);
 }
 
 /* Hang an empty block behind the newest one. */
 static HistoryBlock *
 append_block(History *history, Purse *purse)
 {
-	BlockNo		number = purse_take(purse);
+	BlockNo		number = take_block(history, purse);
 	HistoryBlock *block = block_at(purse->base, number);
 
 	block->next = NO_BLOCK;
@@ -231,15 +259,31 @@ drop_block(History *history, Purse *purse, BlockNo number)
 	}
 	else
 		block_at(purse->base, block->next)->prev = block->prev;
-	purse_put(purse, number);
+	give_block(history, purse, number);
 }
 
 void
 history_clear(History *history, Purse *purse)
 {
-	while (history->oldest != NO_BLOCK)
+	BlockNo		kept;
+
+	/* The last one is kept without a look at it. */
+	while (history->oldest != history->newest)
 		drop_block(history, purse, history->oldest);
+	if (history->oldest != NO_BLOCK)
+		give_block(history, purse, history->oldest);
+	kept = history->kept;
 	memset(history, 0, sizeof(History));
+	history->kept = kept;
+}
+
+void
+history_free(History *history, Purse *purse)
+{
+	history_clear(history, purse);
+	if (history->kept != NO_BLOCK)
+		purse_put(purse, history->kept);
+	history->kept = NO_BLOCK;
 }
 
 void

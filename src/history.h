@@ -28,6 +28,7 @@ typedef struct History
 	int64_t		oldest_time;	/* of the oldest slot, if there is one */
 	BlockNo		oldest;			/* ends of the chain of packed slots */
 	BlockNo		newest;
+	BlockNo		kept;			/* an empty block, for the next one needed */
 	uint32_t	count;			/* slots, the open one included */
 	uint16_t	newest_end;		/* bytes used in the newest block */
 } History;
@@ -44,9 +45,7 @@ typedef struct HistoryView
 	int64_t		block_sum;		/* amount from it to the end of the block */
 } HistoryView;
 
-/*
- * Whether history_add() may need a block from the purse: at most one.
- */
+/* Whether history_add() may need a block from the purse: at most one. */
 extern bool history_add_needs_block(const History *history);
 
 /*
@@ -60,8 +59,9 @@ extern void history_add(History *history, Purse *purse, int64_t time,
 /* Forget the slots whose time is at or before the horizon. */
 extern void history_expire(History *history, Purse *purse, int64_t horizon);
 
-/* Forget everything. */
+/* Forget everything; and give all blocks back, the kept one as well. */
 extern void history_clear(History *history, Purse *purse);
+extern void history_free(History *history, Purse *purse);
 
 /* Take back up to amount, newest first; returns how much there was. */
 extern int64_t history_take_newest(History *history, Purse *purse,

@@ -35,7 +35,7 @@ window_init_sliding(Window *window, int64_t period, uint32_t exact_slots,
 	window->kind = WINDOW_SLIDING;
 	window->sliding.period = period;
 	window->sliding.slot_width = period / slots > 0 ? period / slots : 1;
-	window->sliding.exact_slots = exact_slots;
+	window->exact_slots = exact_slots;
 }
 
 void
@@ -134,8 +134,8 @@ void
 window_require_exact(Window *window, uint32_t exact_slots)
 {
 	if (window->kind == WINDOW_SLIDING &&
-		window->sliding.exact_slots < exact_slots)
-		window->sliding.exact_slots = exact_slots;
+		window->exact_slots < exact_slots)
+		window->exact_slots = exact_slots;
 }
 
 void
@@ -159,7 +159,7 @@ window_add(Window *window, Purse *purse, Moment moment, int64_t amount)
 		SlidingWindow *sliding = &window->sliding;
 
 		history_add(&sliding->history, purse, moment.now, amount,
-					sliding->history.count < sliding->exact_slots
+					sliding->history.count < window->exact_slots
 					? 0 : sliding->slot_width);
 	}
 	else
@@ -198,7 +198,7 @@ void
 window_clear(Window *window, Purse *purse)
 {
 	if (window->kind == WINDOW_SLIDING)
-		history_clear(&window->sliding.history, purse);
+		history_free(&window->sliding.history, purse);
 	else
 		window_init_calendar(window);
 }

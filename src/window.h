@@ -42,7 +42,6 @@ typedef struct SlidingWindow
 	int64_t		period;
 	int64_t		slot_width;		/* what a slot may span at most */
 	History		history;
-	uint32_t	exact_slots;	/* with fewer slots, each call has its own */
 } SlidingWindow;
 
 typedef struct CalendarWindow
@@ -55,6 +54,7 @@ typedef struct CalendarWindow
 typedef struct Window
 {
 	WindowKind	kind;
+	uint32_t	exact_slots;	/* sliding: with fewer, each call has its own */
 	union
 	{
 		SlidingWindow sliding;

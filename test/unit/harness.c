@@ -440,7 +440,7 @@ compare_some(const Harness *harness)
 		return;
 
 	/* Else the chain is longer than what is in it needs. */
-	require(harness->blocks <= 2 + sliding->history.count / 5,
+	require(harness->blocks <= 3 + sliding->history.count / 5,
 			"%u slots have %u blocks", sliding->history.count,
 			harness->blocks);
 	if (harness->advanced != harness->now)

@@ -25,6 +25,12 @@ history_chain(const History *history, const MemoryBlock *base, BlockNo *blocks,
 			return limit + 1;
 		blocks[count++] = number;
 	}
+	if (history->kept != NO_BLOCK)
+	{
+		if (count == limit)
+			return limit + 1;
+		blocks[count++] = history->kept;
+	}
 	return count;
 }
 
