@@ -15,7 +15,7 @@ for name in ${!PG@}; do
 	[ "$name" = PG_CONFIG ] || unset "$name"
 done
 
-# PostgreSQL's headers are clean under these flags, and so are we.
+# With assertions on, PostgreSQL's headers are clean under these, and so are we.
 strict_flags='-Wall -Wextra -Werror'
 
 die() {
