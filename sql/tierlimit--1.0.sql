@@ -148,6 +148,228 @@ CREATE TRIGGER counted AFTER INSERT OR UPDATE ON tierlimit.tier_limit
 	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.limits_changed();
 
 --
+-- The request log
+--
+
+CREATE TABLE tierlimit.request_log (
+	at timestamptz NOT NULL,
+	key text,
+	account text,
+	tier text,
+	endpoint text,
+	ip inet,
+	error_code integer NOT NULL,
+	requests integer NOT NULL,
+	credits bigint NOT NULL,
+	shadow_code integer,
+	request_id text
+) PARTITION BY RANGE (at);
+
+CREATE TABLE tierlimit.request_log_default PARTITION OF tierlimit.request_log DEFAULT;
+
+COMMENT ON TABLE tierlimit.request_log IS 'Decisions: what windows are rebuilt from, and bills made';
+COMMENT ON COLUMN tierlimit.request_log.at IS 'when it was decided; of calls that share a row, the youngest';
+COMMENT ON COLUMN tierlimit.request_log.account IS 'under whose name it was counted; NULL: the key''s own';
+COMMENT ON COLUMN tierlimit.request_log.error_code IS '0: admitted, or given back';
+COMMENT ON COLUMN tierlimit.request_log.requests IS 'how many calls; negative: given back';
+COMMENT ON COLUMN tierlimit.request_log.credits IS 'what they cost, or would have cost';
+COMMENT ON COLUMN tierlimit.request_log.shadow_code IS 'what a shadow limit would have answered';
+COMMENT ON TABLE tierlimit.request_log_default IS 'Decisions of days that have no partition of their own';
+
+CREATE TABLE tierlimit.usage_hourly (
+	hour timestamptz NOT NULL,
+	key text,
+	tier text,
+	endpoint text,
+	requests bigint NOT NULL,
+	credits bigint NOT NULL,
+	denied bigint NOT NULL,
+	CONSTRAINT usage_hourly_key UNIQUE NULLS NOT DISTINCT (key, hour, tier, endpoint)
+);
+
+COMMENT ON TABLE tierlimit.usage_hourly IS 'Sums of the request log by hours that are over';
+COMMENT ON COLUMN tierlimit.usage_hourly.requests IS 'admitted calls, less those given back';
+COMMENT ON COLUMN tierlimit.usage_hourly.credits IS 'of the admitted calls';
+COMMENT ON COLUMN tierlimit.usage_hourly.denied IS 'denied calls';
+
+-- Keys with many calls are rebuilt from these rather than from single rows.
+CREATE TABLE tierlimit.usage_minute (
+	subject text NOT NULL,
+	is_account boolean NOT NULL,
+	minute timestamptz NOT NULL,
+	last_at timestamptz NOT NULL,
+	requests bigint NOT NULL,
+	credits bigint NOT NULL,
+	PRIMARY KEY (subject, is_account, minute)
+);
+
+CREATE INDEX ON tierlimit.usage_minute USING brin (minute);
+
+COMMENT ON TABLE tierlimit.usage_minute IS 'Sums of the request log by minutes with many rows, of hours that are over: what windows are rebuilt from';
+COMMENT ON COLUMN tierlimit.usage_minute.subject IS 'key or account that was counted';
+COMMENT ON COLUMN tierlimit.usage_minute.last_at IS 'time of its newest row';
+
+CREATE TABLE tierlimit.log_state (
+	summed_until timestamptz NOT NULL
+);
+
+CREATE UNIQUE INDEX ON tierlimit.log_state ((true));
+
+COMMENT ON TABLE tierlimit.log_state IS 'One row: what of the request log is summed up';
+COMMENT ON COLUMN tierlimit.log_state.summed_until IS 'what was decided before is in usage_hourly';
+
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.request_log_default', '');
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.usage_hourly', '');
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.usage_minute', '');
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.log_state', '');
+
+-- Each partition has its own indexes, and the log itself none: pg_dump does not
+-- know those of an extension's table, and would make the partitions' twice.
+CREATE FUNCTION tierlimit.index_log_partition(partition regclass) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	EXECUTE format('CREATE INDEX ON %s USING brin (at) WITH (pages_per_range = 32)', partition);
+	EXECUTE format('CREATE INDEX ON %s (key, at) WHERE error_code = 0 AND account IS NULL', partition);
+	EXECUTE format('CREATE INDEX ON %s (account, at) WHERE error_code = 0 AND account IS NOT NULL', partition);
+	EXECUTE format('CREATE INDEX ON %s (ip, at) WHERE error_code = 0 AND ip IS NOT NULL', partition);
+	EXECUTE format('CREATE INDEX ON %s (key, request_id) WHERE request_id IS NOT NULL', partition);
+END
+$$;
+
+SELECT tierlimit.index_log_partition('tierlimit.request_log_default');
+
+-- The new partition is made apart and then attached, which locks the log
+-- against nobody; only the default partition, which is mostly empty, is locked
+-- while rows that belong to the new one are moved there.
+CREATE FUNCTION tierlimit.add_log_partition(day date) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	partition text := 'request_log_' || to_char(day, 'YYYYMMDD');
+	since timestamptz := day::timestamp AT TIME ZONE 'UTC';
+	until timestamptz := (day + 1)::timestamp AT TIME ZONE 'UTC';
+BEGIN
+	IF to_regclass('tierlimit.' || partition) IS NOT NULL THEN
+		RETURN;
+	END IF;
+	EXECUTE format('CREATE TABLE tierlimit.%I (LIKE tierlimit.request_log INCLUDING COMMENTS,
+		CONSTRAINT day CHECK (at >= %L AND at < %L))', partition, since, until);
+	EXECUTE format('WITH moved AS (DELETE FROM tierlimit.request_log_default
+		WHERE at >= %L AND at < %L RETURNING *) INSERT INTO tierlimit.%I SELECT * FROM moved',
+		since, until, partition);
+	PERFORM tierlimit.index_log_partition(format('tierlimit.%I', partition)::regclass);
+	EXECUTE format('ALTER TABLE tierlimit.request_log ATTACH PARTITION tierlimit.%I
+		FOR VALUES FROM (%L) TO (%L)', partition, since, until);
+	EXECUTE format('ALTER TABLE tierlimit.%I DROP CONSTRAINT day', partition);
+END
+$$;
+
+CREATE FUNCTION tierlimit.drop_log(before timestamptz) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	partition regclass;
+BEGIN
+	FOR partition IN SELECT i.inhrelid::regclass FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+			WHERE i.inhparent = 'tierlimit.request_log'::regclass AND c.relname ~ '^request_log_\d{8}$'
+				AND (to_date(right(c.relname, 8), 'YYYYMMDD') + 1)::timestamp AT TIME ZONE 'UTC' <= before LOOP
+		EXECUTE format('DROP TABLE %s', partition);
+	END LOOP;
+	DELETE FROM tierlimit.request_log_default WHERE at < before;
+	DELETE FROM tierlimit.usage_minute WHERE minute < before;
+END
+$$;
+
+-- What a window still counts is kept, whatever the retention.
+CREATE FUNCTION tierlimit.keep_log_partitions(retention interval) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	today date := (now() AT TIME ZONE 'UTC')::date;
+	longest interval := coalesce(max(period), '0') + '2 days' FROM tierlimit.tier_limit;
+BEGIN
+	INSERT INTO tierlimit.log_state VALUES (date_trunc('hour', now(), 'UTC')) ON CONFLICT DO NOTHING;
+	FOR i IN 0 .. 2 LOOP
+		PERFORM tierlimit.add_log_partition(today + i);
+	END LOOP;
+	PERFORM tierlimit.drop_log(now() - greatest(retention, longest));
+END
+$$;
+
+-- A cost can be as large as a number; sums of them stay there.
+CREATE FUNCTION tierlimit.saturated(value numeric) RETURNS bigint
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	RETURN greatest(least(value, 9223372036854775807), -9223372036854775808)::bigint;
+
+COMMENT ON FUNCTION tierlimit.saturated(numeric) IS 'The nearest bigint';
+
+-- Sum up what was decided before a time, and wasn't summed up before.
+CREATE FUNCTION tierlimit.sum_log(until timestamptz) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	since timestamptz := summed_until FROM tierlimit.log_state;
+BEGIN
+	INSERT INTO tierlimit.usage_hourly AS u (hour, key, tier, endpoint, requests, credits, denied)
+	SELECT date_trunc('hour', at, 'UTC'), key, tier, endpoint,
+		coalesce(sum(requests) FILTER (WHERE error_code = 0), 0),
+		tierlimit.saturated(coalesce(sum(credits) FILTER (WHERE error_code = 0), 0)),
+		coalesce(sum(requests) FILTER (WHERE error_code <> 0), 0)
+	FROM tierlimit.request_log WHERE at >= since AND at < until GROUP BY 1, 2, 3, 4
+	ON CONFLICT ON CONSTRAINT usage_hourly_key DO UPDATE SET
+		requests = u.requests + excluded.requests,
+		credits = tierlimit.saturated(u.credits::numeric + excluded.credits),
+		denied = u.denied + excluded.denied;
+
+	INSERT INTO tierlimit.usage_minute AS u (subject, is_account, minute, last_at, requests, credits)
+	SELECT coalesce(account, key), account IS NOT NULL, date_trunc('minute', at), max(at), sum(requests),
+		tierlimit.saturated(sum(credits))
+	FROM tierlimit.request_log WHERE at >= since AND at < until AND error_code = 0 AND key IS NOT NULL
+	GROUP BY 1, 2, 3 HAVING count(*) > 4;
+
+	UPDATE tierlimit.log_state SET summed_until = until;
+END
+$$;
+
+-- Add rows to hours and minutes that are summed up already.
+CREATE FUNCTION tierlimit.sum_late_rows(at timestamptz[], key text[], account text[], tier text[],
+		endpoint text[], error_code integer[], requests integer[], credits bigint[], summed_until timestamptz)
+	RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+	INSERT INTO tierlimit.usage_hourly AS u (hour, key, tier, endpoint, requests, credits, denied)
+	SELECT date_trunc('hour', at, 'UTC'), key, tier, endpoint,
+		coalesce(sum(requests) FILTER (WHERE error_code = 0), 0),
+		tierlimit.saturated(coalesce(sum(credits) FILTER (WHERE error_code = 0), 0)),
+		coalesce(sum(requests) FILTER (WHERE error_code <> 0), 0)
+	FROM unnest($1, $2, $4, $5, $6, $7, $8) AS r (at, key, tier, endpoint, error_code, requests, credits)
+	WHERE at < $9 GROUP BY 1, 2, 3, 4
+	ON CONFLICT ON CONSTRAINT usage_hourly_key DO UPDATE SET
+		requests = u.requests + excluded.requests,
+		credits = tierlimit.saturated(u.credits::numeric + excluded.credits),
+		denied = u.denied + excluded.denied;
+
+	UPDATE tierlimit.usage_minute AS u SET
+		last_at = greatest(u.last_at, r.last_at),
+		requests = u.requests + r.requests,
+		credits = tierlimit.saturated(u.credits::numeric + r.credits)
+	FROM (SELECT coalesce(account, key), account IS NOT NULL, date_trunc('minute', at), max(at), sum(requests),
+		tierlimit.saturated(sum(credits))
+		FROM unnest($1, $2, $3, $6, $7, $8) AS r (at, key, account, error_code, requests, credits)
+		WHERE at < $9 AND error_code = 0 GROUP BY 1, 2, 3) AS r (subject, is_account, minute, last_at, requests, credits)
+	WHERE u.subject = r.subject AND u.is_account = r.is_account AND u.minute = r.minute;
+END
+$$;
+
+CREATE FUNCTION tierlimit.log_flush() RETURNS void
+	AS 'MODULE_PATHNAME', 'tierlimit_log_flush'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION tierlimit.log_flush() IS 'Wait until all that was decided before is in the request log';
+COMMENT ON FUNCTION tierlimit.index_log_partition(regclass) IS 'Make the indexes of a partition of the request log';
+COMMENT ON FUNCTION tierlimit.add_log_partition(date) IS 'Make the partition of a day of the request log';
+COMMENT ON FUNCTION tierlimit.drop_log(timestamptz) IS 'Drop what was logged before a time';
+COMMENT ON FUNCTION tierlimit.keep_log_partitions(interval) IS 'Make partitions ahead and drop those after retention';
+COMMENT ON FUNCTION tierlimit.sum_log(timestamptz) IS 'Sum up what was logged before a time';
+COMMENT ON FUNCTION tierlimit.sum_late_rows(timestamptz[], text[], text[], text[], text[], integer[], integer[], bigint[], timestamptz) IS 'Add rows to what is summed up already';
+
+--
 -- Checking and counting
 --
 
@@ -221,7 +443,8 @@ COMMENT ON FUNCTION tierlimit.usage(text, text) IS 'What is used and left in eac
 CREATE FUNCTION tierlimit.stat_counters(
 		OUT checks bigint, OUT admitted bigint, OUT denied bigint, OUT refunds bigint,
 		OUT keys bigint, OUT memory_used bigint, OUT memory_total bigint,
-		OUT evictions bigint, OUT stats_reset timestamptz)
+		OUT log_pending bigint, OUT log_written bigint, OUT log_lag interval,
+		OUT evictions bigint, OUT rebuilds bigint, OUT stats_reset timestamptz)
 	AS 'MODULE_PATHNAME', 'tierlimit_stat_counters'
 	LANGUAGE C VOLATILE PARALLEL SAFE;
 
@@ -236,7 +459,11 @@ COMMENT ON FUNCTION tierlimit.stat_reset() IS 'Set the counters of the view stat
 COMMENT ON VIEW tierlimit.stat IS 'Calls and memory, of all databases of this server together';
 COMMENT ON COLUMN tierlimit.stat.keys IS 'keys and accounts in memory';
 COMMENT ON COLUMN tierlimit.stat.memory_used IS 'bytes, of memory_total';
+COMMENT ON COLUMN tierlimit.stat.log_pending IS 'decisions that wait to be written to the request log';
+COMMENT ON COLUMN tierlimit.stat.log_written IS 'rows written to the request log';
+COMMENT ON COLUMN tierlimit.stat.log_lag IS 'for how long the oldest of the pending ones may have waited';
 COMMENT ON COLUMN tierlimit.stat.evictions IS 'keys and accounts that made room for others';
+COMMENT ON COLUMN tierlimit.stat.rebuilds IS 'keys and accounts whose windows were filled from the request log';
 
 --
 -- Privileges

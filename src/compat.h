@@ -10,6 +10,7 @@
 #define TIERLIMIT_COMPAT_H
 
 #include "utils/datetime.h"
+#include "utils/wait_event.h"
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
 #endif
@@ -21,6 +22,23 @@ prefetch(const void *at)
 #ifdef __GNUC__
 	__builtin_prefetch(at);
 #endif
+}
+
+/*
+ * What pg_stat_activity shows while we wait: by name where extensions may have
+ * one (17).  The caller keeps it, since each name is to be made once.
+ */
+static inline uint32
+extension_wait_event(uint32 *known, const char *name)
+{
+#if PG_VERSION_NUM >= 170000
+	if (*known == 0)
+		*known = WaitEventExtensionNew(name);
+#else
+	(void) name;
+	*known = PG_WAIT_EXTENSION;
+#endif
+	return *known;
 }
 
 /* 16 added an argument for details of an error that we don't report. */

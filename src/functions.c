@@ -19,14 +19,22 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "policy.h"
+#include "rebuild.h"
 #include "settings.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-typedef Verdict (*Judge) (const Charge *charges, int count, Clock clock,
-						  int64 cost);
+/* What is asked, and by whom. */
+typedef struct Question
+{
+	const text *key;			/* NULL, or at most MAX_NAME_LENGTH bytes */
+	const text *tier;			/* NULL: the key's own */
+	int64		cost;
+	const text *endpoint;
+	const text *request_id;
+} Question;
 
 PG_FUNCTION_INFO_V1(tierlimit_check);
 PG_FUNCTION_INFO_V1(tierlimit_peek);
@@ -72,15 +80,30 @@ cost_argument(FunctionCallInfo fcinfo, int n)
 	return require_amount(PG_ARGISNULL(n) ? 1 : PG_GETARG_INT64(n), "cost");
 }
 
-static void
-require_short_key(const text *key)
+/* For texts that are kept in memory. */
+static text *
+require_short(text *value, const char *argument)
 {
-	if (key != NULL && VARSIZE_ANY_EXHDR(key) > MAX_NAME_LENGTH)
+	if (value != NULL && VARSIZE_ANY_EXHDR(value) > MAX_NAME_LENGTH)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("key is too long"),
-				 errdetail("It has %d bytes; a key has at most %d.",
-						   (int) VARSIZE_ANY_EXHDR(key), MAX_NAME_LENGTH)));
+				 errmsg("%s is too long", argument),
+				 errdetail("It has %d bytes; a %s has at most %d.",
+						   (int) VARSIZE_ANY_EXHDR(value), argument,
+						   MAX_NAME_LENGTH)));
+	return value;
+}
+
+static text *
+key_argument(FunctionCallInfo fcinfo, int n)
+{
+	return require_short(text_argument(fcinfo, n), "key");
+}
+
+static text *
+request_id_argument(FunctionCallInfo fcinfo, int n)
+{
+	return require_short(text_argument(fcinfo, n), "request_id");
 }
 
 static bool
@@ -97,7 +120,6 @@ require_key(const text *key)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("key must not be null or empty")));
-	require_short_key(key);
 }
 
 static Datum
@@ -106,69 +128,143 @@ tier_name(const Tier *tier)
 	return tier == NULL ? (Datum) 0 : tier->name;
 }
 
-/* Decide a call of one key; its arguments have been looked at. */
-static Decision
-decide(Judge judge, const text *key, const text *tier, int64 cost)
+/* What the log says of who asks. */
+static LogRow
+log_row(const Question *question, const Policy *policy)
 {
-	Datum		key_name = PointerGetDatum(key);
+	const text *tier = (const text *) DatumGetPointer(tier_name(policy->tier));
+	LogRow		row = {
+		.at = policy->clock.now,
+		.credits = question->cost,
+		.catalog = installation()->scope.catalog,
+		.error_code = policy->refusal
+	};
+
+	row.texts[LOG_KEY] = logrow_text(question->key);
+	row.texts[LOG_TIER] = logrow_text(tier);
+	row.texts[LOG_ENDPOINT] = logrow_endpoint(question->endpoint);
+	row.texts[LOG_REQUEST_ID] = logrow_text(question->request_id);
+	if (policy->charge.subject.kind == SUBJECT_ACCOUNT)
+	{
+		row.texts[LOG_ACCOUNT].bytes = policy->charge.subject.name;
+		row.texts[LOG_ACCOUNT].length = policy->charge.subject.length;
+	}
+	return row;
+}
+
+/* A decision that the limits are not asked for. */
+static Decision
+refusal(const Question *question, const Policy *policy)
+{
+	return decision_without_limit(policy->refusal,
+								  PointerGetDatum(question->key),
+								  tier_name(policy->tier), question->cost,
+								  policy->clock.now);
+}
+
+static Decision
+decision_of(const Question *question, const Policy *policy,
+			const Verdict *verdict)
+{
+	return decision_by_limits(verdict, PointerGetDatum(question->key),
+							  tier_name(policy->tier), question->cost,
+							  policy->record.registered
+							  ? policy->record.expires_at : DT_NOEND);
+}
+
+/* Find out what applies to the one who asks. */
+static void
+policy_for(const Question *question, Policy *policy)
+{
+	if (!is_missing(question->key))
+	{
+		policy_for_key(question->key, question->tier, policy);
+		return;
+	}
+	memset(policy, 0, sizeof(Policy));
+	tiers_refresh();
+	policy->refusal = ERROR_KEY_MISSING;
+	policy->clock = clock_read();
+}
+
+/* While limits are off, everything is admitted. */
+static Decision
+wave_through(const Question *question)
+{
+	return decision_without_limit(0, PointerGetDatum(question->key),
+								  PointerGetDatum(question->tier),
+								  question->cost, clock_read().now);
+}
+
+static Decision
+decide(const Question *question)
+{
+	Policy		policy;
+	Verdict		verdict;
+	LogRow		row;
+
+	if (!tierlimit_enabled)
+		return wave_through(question);
+	policy_for(question, &policy);
+	row = log_row(question, &policy);
+	if (policy.refusal != 0)
+	{
+		limiter_refuse(policy.charge.subject.hash, &row);
+		return refusal(question, &policy);
+	}
+	verdict = limiter_charge(&policy.charge, 1, policy.clock, question->cost,
+							 &row);
+	return decision_of(question, &policy, &verdict);
+}
+
+/* The same decision, but nothing is counted or logged. */
+static Decision
+foresee(const Question *question)
+{
 	Policy		policy;
 	Verdict		verdict;
 
 	if (!tierlimit_enabled)
-		return decision_without_limit(0, key_name, PointerGetDatum(tier), cost,
-									  clock_read().now);
-	if (is_missing(key))
-	{
-		if (judge == limiter_charge)
-			limiter_refused(0);
-		tiers_refresh();
-		return decision_without_limit(ERROR_KEY_MISSING, key_name, (Datum) 0,
-									  cost, clock_read().now);
-	}
-
-	policy_for_key(key, tier, &policy);
+		return wave_through(question);
+	policy_for(question, &policy);
 	if (policy.refusal != 0)
-	{
-		if (judge == limiter_charge)
-			limiter_refused(policy.charge.subject.hash);
-		return decision_without_limit(policy.refusal, key_name,
-									  tier_name(policy.tier), cost,
-									  policy.clock.now);
-	}
-	verdict = judge(&policy.charge, 1, policy.clock, cost);
-	return decision_by_limits(&verdict, key_name, tier_name(policy.tier), cost,
-							  policy.record.registered
-							  ? policy.record.expires_at : DT_NOEND);
-}
-
-/* The arguments that check and peek share: key, tier, cost. */
-static Datum
-decide_arguments(FunctionCallInfo fcinfo, Judge judge)
-{
-	text	   *key = text_argument(fcinfo, 0);
-	Decision	decision;
-
-	require_short_key(key);
-	decision = decide(judge, key, text_argument(fcinfo, 1),
-					  cost_argument(fcinfo, 2));
-	return decision_row(&decision);
+		return refusal(question, &policy);
+	verdict = limiter_peek(&policy.charge, 1, policy.clock, question->cost);
+	return decision_of(question, &policy, &verdict);
 }
 
 /* check(key, tier, cost, endpoint, request_id) */
 Datum
 tierlimit_check(PG_FUNCTION_ARGS)
 {
+	Question	question;
+	Decision	decision;
+
 	store_require();
 	require_primary("check");
-	return decide_arguments(fcinfo, limiter_charge);
+	question.key = key_argument(fcinfo, 0);
+	question.tier = text_argument(fcinfo, 1);
+	question.cost = cost_argument(fcinfo, 2);
+	question.endpoint = text_argument(fcinfo, 3);
+	question.request_id = request_id_argument(fcinfo, 4);
+	decision = decide(&question);
+	limiter_wait_durable();
+	return decision_row(&decision);
 }
 
 /* peek(key, tier, cost) */
 Datum
 tierlimit_peek(PG_FUNCTION_ARGS)
 {
+	Question	question = {0};
+	Decision	decision;
+
 	store_require();
-	return decide_arguments(fcinfo, limiter_peek);
+	question.key = key_argument(fcinfo, 0);
+	question.tier = text_argument(fcinfo, 1);
+	question.cost = cost_argument(fcinfo, 2);
+	decision = foresee(&question);
+	return decision_row(&decision);
 }
 
 /* check_many(keys, tier, cost) */
@@ -176,14 +272,15 @@ Datum
 tierlimit_check_many(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	text	   *tier = text_argument(fcinfo, 1);
-	int64		cost = cost_argument(fcinfo, 2);
+	Question	question = {0};
 	Datum	   *keys;
 	bool	   *missing;
 	int			count;
 
 	store_require();
 	require_primary("check_many");
+	question.tier = text_argument(fcinfo, 1);
+	question.cost = cost_argument(fcinfo, 2);
 	InitMaterializedSRF(fcinfo, 0);
 	if (PG_ARGISNULL(0))
 		return (Datum) 0;
@@ -193,53 +290,92 @@ tierlimit_check_many(PG_FUNCTION_ARGS)
 	for (int i = 0; i < count; i++)
 	{
 		keys[i] = missing[i] ? (Datum) 0 : keys[i];
-		require_short_key((text *) DatumGetPointer(keys[i]));
+		require_short((text *) DatumGetPointer(keys[i]), "key");
 	}
 	for (int i = 0; i < count; i++)
 	{
 		Datum		values[DECISION_COLUMNS];
 		bool		nulls[DECISION_COLUMNS];
-		Decision	decision = decide(limiter_charge,
-									  (text *) DatumGetPointer(keys[i]),
-									  tier, cost);
+		Decision	decision;
 
+		question.key = (text *) DatumGetPointer(keys[i]);
+		decision = decide(&question);
 		decision_columns(&decision, values, nulls);
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 		CHECK_FOR_INTERRUPTS();
 	}
+	limiter_wait_durable();
 	return (Datum) 0;
+}
+
+/*
+ * Find out whose windows a key's are, to change them.  One that is not
+ * registered has those of the tier that it was last called under; or else,
+ * of a tier that is gone, what is in memory.
+ */
+static LogRow
+policy_for_change(const text *key, Policy *policy)
+{
+	static const Tier no_limits = {0};
+	Question	question = {.key = key};
+	LogRow		row;
+
+	policy_for_key(key, NULL, policy);
+	if (policy->tier == NULL)
+	{
+		text	   *tier = rebuild_tier(&policy->charge.subject);
+
+		if (tier != NULL &&
+			tiers_find(VARDATA(tier), VARSIZE(tier) - VARHDRSZ) != NULL)
+			policy_for_key(key, tier, policy);
+	}
+	policy->refusal = 0;
+	row = log_row(&question, policy);
+	if (policy->tier == NULL)
+		policy->charge.tier = &no_limits;
+	return row;
 }
 
 /* refund(key, cost, requests) */
 Datum
 tierlimit_refund(PG_FUNCTION_ARGS)
 {
-	text	   *key = text_argument(fcinfo, 0);
-	int64		cost = cost_argument(fcinfo, 1);
-	int64		requests = require_amount(PG_ARGISNULL(2) ? 1 : PG_GETARG_INT32(2),
-										  "requests");
+	text	   *key;
+	int64		cost;
+	int64		requests;
+	int64		credits;
 	Policy		policy;
+	LogRow		row;
 
 	store_require();
 	require_primary("refund");
+	key = key_argument(fcinfo, 0);
 	require_key(key);
-	policy_for_key(key, NULL, &policy);
-	PG_RETURN_INT64(limiter_refund(&policy.charge.subject, policy.clock, cost,
-								   requests));
+	cost = cost_argument(fcinfo, 1);
+	requests = require_amount(PG_ARGISNULL(2) ? 1 : PG_GETARG_INT32(2),
+							  "requests");
+	row = policy_for_change(key, &policy);
+	credits = limiter_refund(&policy.charge, policy.clock, cost, requests,
+							 &row);
+	limiter_wait_durable();
+	PG_RETURN_INT64(credits);
 }
 
 /* reset(key) */
 Datum
 tierlimit_reset(PG_FUNCTION_ARGS)
 {
-	text	   *key = text_argument(fcinfo, 0);
+	text	   *key;
 	Policy		policy;
+	LogRow		row;
 
 	store_require();
 	require_primary("reset");
+	key = key_argument(fcinfo, 0);
 	require_key(key);
-	policy_for_key(key, NULL, &policy);
-	limiter_reset(&policy.charge.subject);
+	row = policy_for_change(key, &policy);
+	limiter_reset(&policy.charge, policy.clock, &row);
+	limiter_wait_durable();
 	PG_RETURN_VOID();
 }
 
@@ -269,11 +405,12 @@ Datum
 tierlimit_usage(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
-	text	   *key = text_argument(fcinfo, 0);
+	text	   *key;
 	LimitUse	uses[MAX_LIMITS];
 	Policy		policy;
 
 	store_require();
+	key = key_argument(fcinfo, 0);
 	require_key(key);
 	InitMaterializedSRF(fcinfo, 0);
 	policy_for_key(key, text_argument(fcinfo, 1), &policy);

@@ -501,3 +501,39 @@ history_take_newest(History *history, Purse *purse, int64_t amount)
 		left = reopen_newest_block(history, purse, left);
 	return amount;
 }
+
+uint32_t
+history_blocks(const History *history, const MemoryBlock *base)
+{
+	uint32_t	blocks = 0;
+
+	for (BlockNo at = history->oldest; at != NO_BLOCK;
+		 at = block_at_const(base, at)->next)
+		blocks++;
+	return blocks;
+}
+
+void
+history_copy(History *to, Purse *purse, const History *from,
+			 const MemoryBlock *from_base)
+{
+	BlockNo		prev = NO_BLOCK;
+	BlockNo    *link = &to->oldest;
+
+	*to = *from;
+	to->kept = NO_BLOCK;
+	for (BlockNo at = from->oldest; at != NO_BLOCK;
+		 at = block_at_const(from_base, at)->next)
+	{
+		BlockNo		number = purse_take(purse);
+		HistoryBlock *block = block_at(purse->base, number);
+
+		*block = *block_at_const(from_base, at);
+		block->prev = prev;
+		*link = number;
+		link = &block->next;
+		prev = number;
+	}
+	*link = NO_BLOCK;
+	to->newest = prev;
+}

@@ -86,4 +86,12 @@ extern HistoryView history_view(const History *history, const MemoryBlock *base,
 extern int64_t history_time_of(const History *history, const MemoryBlock *base,
 							   const HistoryView *view, int64_t need);
 
+/*
+ * Copy a history to blocks of another array: of the purse, as many as
+ * history_blocks() says.
+ */
+extern uint32_t history_blocks(const History *history, const MemoryBlock *base);
+extern void history_copy(History *to, Purse *purse, const History *from,
+						 const MemoryBlock *from_base);
+
 #endif							/* TIERLIMIT_HISTORY_H */

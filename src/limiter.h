@@ -11,6 +11,7 @@
 #ifndef TIERLIMIT_LIMITER_H
 #define TIERLIMIT_LIMITER_H
 
+#include "logrow.h"
 #include "subject.h"
 #include "tiers.h"
 
@@ -29,6 +30,7 @@ typedef struct Charge
 typedef struct Verdict
 {
 	bool		allowed;
+	int32		shadow_code;	/* of a limit that isn't enforced, or 0 */
 	TimestampTz decided_at;
 	const TierLimit *limit;		/* the governing one; NULL: no limit applies */
 	int64		remaining;		/* in it, after the call if allowed */
@@ -38,32 +40,39 @@ typedef struct Verdict
 } Verdict;
 
 /*
- * Decide a call of cost >= 0 credits, and count it in all windows of all its
- * subjects if it is allowed.  Raises an ERROR, with nothing counted, if there
- * is no memory for it.
+ * Decide a call of cost >= 0 credits, count it in all windows of all its
+ * subjects if it is allowed, and append the decision to the request log: row
+ * says who calls, the rest of it is filled in.  Raises an ERROR, with nothing
+ * counted, if there is no memory for it or if it can't be logged.
  */
 extern Verdict limiter_charge(const Charge *charges, int count, Clock clock,
-							  int64 cost);
+							  int64 cost, LogRow *row);
 
 /* The same verdict; nothing is counted, nor changed at all. */
 extern Verdict limiter_peek(const Charge *charges, int count, Clock clock,
 							int64 cost);
 
 /*
- * Count, in the statistics only, a call that was refused before its limits
- * were looked at; by the hash of its subject, or 0 where there is none.
+ * Log, and count in the statistics, a call that was refused with the row's
+ * error code before its limits were looked at.
  */
-extern void limiter_refused(uint64 hash);
+extern void limiter_refuse(uint64 hash, LogRow *row);
 
 /*
  * Give back the newest counted calls and credits, as many as there are;
  * returns the credits.
  */
-extern int64 limiter_refund(const SubjectName *subject, Clock clock,
-							int64 cost, int64 requests);
+extern int64 limiter_refund(const Charge *charge, Clock clock, int64 cost,
+							int64 requests, LogRow *row);
 
 /* Forget all that is counted for the subject. */
-extern void limiter_reset(const SubjectName *subject);
+extern void limiter_reset(const Charge *charge, Clock clock, LogRow *row);
+
+/*
+ * Wait until what this session admitted, gave back or reset since the last
+ * call of this is on disk, if tierlimit.durability says so.
+ */
+extern void limiter_wait_durable(void);
 
 /* What a limit holds now. */
 typedef struct LimitUse

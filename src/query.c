@@ -1,9 +1,9 @@
 /*-------------------------------------------------------------------------
  *
  * query.c
- *		Reading the configuration tables.
+ *		Reading tables, and writing the log's.
  *
- * They are read by SQL, in the way that a foreign key reads the table it
+ * The configuration and the log are read by SQL, in the way that a foreign key reads the table it
  * refers to: as their owner, so that callers need no right on them, and in the
  * latest snapshot, since a change binds from its commit on also those whose
  * transaction has an older one.
@@ -19,36 +19,66 @@
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
+/* Run as another role until restore_role(). */
+static void
+become_owner(Oid *role, int *security)
+{
+	GetUserIdAndSecContext(role, security);
+	SetUserIdAndSecContext(installation()->owner,
+						   *security | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_NOFORCE_RLS);
+}
+
+static SPIPlanPtr
+plan_of(Statement *statement)
+{
+	if (statement->plan == NULL)
+	{
+		/* The same plan will do, and the log has many partitions to plan for. */
+		SPIPlanPtr	plan = SPI_prepare_cursor(statement->text,
+											  statement->nargs,
+											  statement->types,
+											  CURSOR_OPT_GENERIC_PLAN);
+
+		if (plan == NULL || SPI_keepplan(plan) != 0)
+			elog(ERROR, "could not prepare statement: %s", statement->text);
+		statement->plan = plan;
+	}
+	return statement->plan;
+}
+
 void
 query_begin(Reading *reading)
 {
-	Oid			owner = installation()->owner;
-
 	SPI_connect();
-	GetUserIdAndSecContext(&reading->caller, &reading->caller_security);
-	SetUserIdAndSecContext(owner, reading->caller_security |
-						   SECURITY_LOCAL_USERID_CHANGE |
-						   SECURITY_NOFORCE_RLS);
+	become_owner(&reading->caller, &reading->caller_security);
 	PushActiveSnapshot(GetLatestSnapshot());
 	reading->snapshot = GetActiveSnapshot();
 }
 
 void
-query_run(Reading *reading, ConfigQuery *query, Datum arg)
+query_run(Reading *reading, Statement *query, Datum *args)
 {
-	if (query->plan == NULL)
-	{
-		Oid			type = TEXTOID;
-		SPIPlanPtr	plan = SPI_prepare(query->text, query->nargs, &type);
-
-		if (plan == NULL || SPI_keepplan(plan) != 0)
-			elog(ERROR, "could not prepare query: %s", query->text);
-		query->plan = plan;
-	}
-
-	if (SPI_execute_snapshot(query->plan, &arg, NULL, reading->snapshot,
+	if (SPI_execute_snapshot(plan_of(query), args, NULL, reading->snapshot,
 							 InvalidSnapshot, false, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not run query: %s", query->text);
+}
+
+uint64
+query_write(Statement *statement, Datum *args, const char *nulls)
+{
+	Oid			caller;
+	int			caller_security;
+	uint64		rows;
+
+	SPI_connect();
+	become_owner(&caller, &caller_security);
+	if (SPI_execute_plan(plan_of(statement), args, nulls, false, 0) < 0)
+		elog(ERROR, "could not run statement: %s", statement->text);
+	rows = SPI_processed;
+	SetUserIdAndSecContext(caller, caller_security);
+	SPI_finish();
+	return rows;
 }
 
 void

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * query.h
- *		Reading the configuration tables.
+ *		Reading tables, and writing the log's.
  *
  *-------------------------------------------------------------------------
  */
@@ -11,13 +11,16 @@
 #include "executor/spi.h"
 #include "utils/snapshot.h"
 
-/* A query of at most one text parameter, and its plan once it has one. */
-typedef struct ConfigQuery
+#define MAX_ARGUMENTS 12
+
+/* A statement, and its plan once it has one. */
+typedef struct Statement
 {
 	const char *text;			/* with all names qualified */
 	int			nargs;
+	Oid			types[MAX_ARGUMENTS];
 	SPIPlanPtr	plan;
-} ConfigQuery;
+} Statement;
 
 /* A stretch of reading, from query_begin() to query_end(). */
 typedef struct Reading
@@ -34,8 +37,15 @@ typedef struct Reading
  * the (sub)transaction does what query_end() would have done.
  */
 extern void query_begin(Reading *reading);
-extern void query_run(Reading *reading, ConfigQuery *query, Datum arg);
+extern void query_run(Reading *reading, Statement *query, Datum *args);
 extern void query_end(Reading *reading);
+
+/*
+ * Run a statement that changes tables, as their owner, in a transaction of
+ * the log's worker; returns the number of rows.  nulls are as for SPI.
+ */
+extern uint64 query_write(Statement *statement, Datum *args,
+						  const char *nulls);
 
 /* Column (from 1) of a row of SPI_tuptable; fallback for NULL. */
 extern Datum query_value(int row, int column, Datum fallback);

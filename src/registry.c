@@ -46,6 +46,7 @@
 #include "access/twophase.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "catalog/pg_type.h"
 #include "query.h"
 #include "registry.h"
 #include "storage/procarray.h"
@@ -68,9 +69,10 @@ typedef struct PackedRecord
 #define PACKED_HEADER (offsetof(PackedRecord, account_length) + 1)
 #define MAX_PACKED (PACKED_HEADER + 2 * MAX_NAME_LENGTH + MAX_TIER_LENGTH)
 
-static ConfigQuery key_query = {
+static Statement key_query = {
 	"SELECT tier, status, account, billing_anchor, billing_timezone, expires_at"
-	" FROM tierlimit.api_key WHERE name OPERATOR(pg_catalog.=) $1", 1, NULL
+	" FROM tierlimit.api_key WHERE name OPERATOR(pg_catalog.=) $1",
+	1, {TEXTOID}, NULL
 };
 
 static void
@@ -229,6 +231,7 @@ static bool
 read_table(const SubjectName *key, const Mark *mark, KeyRecord *record)
 {
 	Reading		reading;
+	Datum		name;
 	bool		changed = TransactionIdIsValid(mark->changed_by) &&
 		!is_ancient(mark->changed_by);
 	bool		ended;
@@ -244,9 +247,8 @@ read_table(const SubjectName *key, const Mark *mark, KeyRecord *record)
 											   reading.snapshot->xmin);
 	ended = ended && none_runs_since_start(reading.snapshot);
 
-	query_run(&reading, &key_query,
-			  PointerGetDatum(cstring_to_text_with_len(key->name,
-													   key->length)));
+	name = PointerGetDatum(cstring_to_text_with_len(key->name, key->length));
+	query_run(&reading, &key_query, &name);
 	if (SPI_processed == 0)
 		set_unregistered(record);
 	else

@@ -24,6 +24,7 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
+#include "log.h"
 #include "miscadmin.h"
 #include "registry.h"
 #include "scope.h"
@@ -42,7 +43,8 @@ static object_access_hook_type prev_object_access_hook = NULL;
 /* Scopes dropped by this transaction; in TopTransactionContext. */
 static List *dropped = NIL;
 
-static void
+/* False if the extension is not there. */
+static bool
 look_up_installation(void)
 {
 	Oid			schema = get_namespace_oid(SCHEMA, true);
@@ -58,10 +60,7 @@ look_up_installation(void)
 								   ObjectIdGetDatum(schema));
 	}
 	if (!OidIsValid(catalog) || !OidIsValid(decision))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("extension \"tierlimit\" is not installed in this database"),
-				 errhint("Use CREATE EXTENSION tierlimit.")));
+		return false;
 
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(catalog));
 	if (!HeapTupleIsValid(tuple))
@@ -71,14 +70,28 @@ look_up_installation(void)
 	known.decision = decision;
 	known.scope.database = MyDatabaseId;
 	known.scope.catalog = catalog;
+	return true;
+}
+
+const Installation *
+installation_if_any(void)
+{
+	if (unlikely(!OidIsValid(known.scope.catalog)) && !look_up_installation())
+		return NULL;
+	return &known;
 }
 
 const Installation *
 installation(void)
 {
-	if (unlikely(!OidIsValid(known.scope.catalog)))
-		look_up_installation();
-	return &known;
+	const Installation *found = installation_if_any();
+
+	if (unlikely(found == NULL))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("extension \"tierlimit\" is not installed in this database"),
+				 errhint("Use CREATE EXTENSION tierlimit.")));
+	return found;
 }
 
 void
@@ -174,6 +187,14 @@ forget_unless_gone(void)
 }
 
 static void
+forget_scope(Scope scope)
+{
+	sweep_scope(scope);
+	if (!OidIsValid(scope.catalog))
+		log_forget(scope.database);
+}
+
+static void
 at_transaction_end(XactEvent event, void *arg)
 {
 	ListCell   *cell;
@@ -189,7 +210,7 @@ at_transaction_end(XactEvent event, void *arg)
 	}
 	if (event == XACT_EVENT_COMMIT)
 		foreach(cell, dropped)
-			sweep_scope(*(Scope *) lfirst(cell));
+			forget_scope(*(Scope *) lfirst(cell));
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT ||
 		event == XACT_EVENT_PREPARE)
 		dropped = NIL;

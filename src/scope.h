@@ -35,6 +35,9 @@ typedef struct Installation
  */
 extern const Installation *installation(void);
 
+/* The same; NULL if the extension is not there. */
+extern const Installation *installation_if_any(void);
+
 /* Forget what installation() remembers, if relid concerns it. */
 extern void installation_forget(Oid relid);
 

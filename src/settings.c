@@ -8,16 +8,33 @@
 #include "postgres.h"
 
 #include "compat.h"
+#include "datatype/timestamp.h"
 #include "settings.h"
 #include "utils/guc.h"
 
 /* In kB: what block numbers of 32 bits can name. */
 #define MAX_MEMORY (512 * 1024 * 1024)
 
+/* In kB, too. */
+#define MAX_LOG_BUFFER (16 * 1024 * 1024)
+
+#define DEFAULT_RETENTION (62 * HOURS_PER_DAY * MINS_PER_HOUR)
+
 int			tierlimit_memory = 65536;
+int			tierlimit_log_buffer = 8192;
 int			tierlimit_window_slots = 1024;
+int			tierlimit_durability = DURABILITY_ASYNC;
+int			tierlimit_flush_interval = 200;
+int			tierlimit_log_granularity = 0;
+int			tierlimit_log_retention = DEFAULT_RETENTION;
 bool		tierlimit_enabled = true;
 char	   *tierlimit_now = "";
+
+static const struct config_enum_entry durabilities[] = {
+	{"async", DURABILITY_ASYNC, false},
+	{"sync", DURABILITY_SYNC, false},
+	{NULL, 0, false}
+};
 
 /*
  * Accept what timestamptz accepts.  As with recovery_target_time, the string
@@ -53,9 +70,17 @@ settings_define(void)
 {
 	DefineCustomIntVariable("tierlimit.memory",
 							"Sets the amount of shared memory for windows.",
-							"It is fixed at server start. Keys whose windows have run empty make room for others.",
+							"It is fixed at server start. Keys that were not called for long make room for others.",
 							&tierlimit_memory,
 							65536, 1024, MAX_MEMORY,
+							PGC_POSTMASTER, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("tierlimit.log_buffer",
+							"Sets the amount of shared memory for decisions that wait to be written to the request log.",
+							"The first database that logs has half of it, the next one half of the rest.",
+							&tierlimit_log_buffer,
+							8192, 1024, MAX_LOG_BUFFER,
 							PGC_POSTMASTER, GUC_UNIT_KB,
 							NULL, NULL, NULL);
 
@@ -65,6 +90,38 @@ settings_define(void)
 							&tierlimit_window_slots,
 							1024, 16, 65536,
 							PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);
+
+	DefineCustomEnumVariable("tierlimit.durability",
+							 "Sets whether an admitted call waits until its row in the request log is on disk.",
+							 NULL,
+							 &tierlimit_durability,
+							 DURABILITY_ASYNC, durabilities,
+							 PGC_USERSET, 0,
+							 NULL, NULL, NULL);
+
+	DefineCustomIntVariable("tierlimit.flush_interval",
+							"Sets the time between two rounds of writing to the request log.",
+							"This much may be lost in a crash where nobody waits for the disk.",
+							&tierlimit_flush_interval,
+							200, 1, 60 * 1000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("tierlimit.log_granularity",
+							"Sets the time within which calls that are alike share a row of the request log.",
+							"0 means that each call has its own.",
+							&tierlimit_log_granularity,
+							0, 0, 1000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("tierlimit.log_retention",
+							"Sets the time after which rows of the request log are dropped.",
+							"They are kept for as long as any tier's longest limit in any case. Hourly sums are kept for good.",
+							&tierlimit_log_retention,
+							DEFAULT_RETENTION, HOURS_PER_DAY * MINS_PER_HOUR, PG_INT32_MAX,
+							PGC_SIGHUP, GUC_UNIT_MIN,
 							NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("tierlimit.enabled",

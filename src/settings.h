@@ -8,8 +8,19 @@
 #ifndef TIERLIMIT_SETTINGS_H
 #define TIERLIMIT_SETTINGS_H
 
+typedef enum Durability
+{
+	DURABILITY_ASYNC,			/* an answer does not wait for the log */
+	DURABILITY_SYNC				/* an admission waits for its row's commit */
+} Durability;
+
 extern int	tierlimit_memory;	/* shared memory for windows, in kB */
+extern int	tierlimit_log_buffer;	/* ... for decisions to be logged, in kB */
 extern int	tierlimit_window_slots;
+extern int	tierlimit_durability;	/* Durability */
+extern int	tierlimit_flush_interval;	/* ms */
+extern int	tierlimit_log_granularity;	/* ms */
+extern int	tierlimit_log_retention;	/* minutes */
 extern bool tierlimit_enabled;
 extern char *tierlimit_now;		/* "" or a valid timestamptz */
 

@@ -10,26 +10,36 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/xlog.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "log.h"
 #include "store.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(tierlimit_stat_counters);
 PG_FUNCTION_INFO_V1(tierlimit_stat_reset);
+PG_FUNCTION_INFO_V1(tierlimit_log_flush);
 
 /* stat_counters() */
 Datum
 tierlimit_stat_counters(PG_FUNCTION_ARGS)
 {
 	StoreTotals totals;
+	LogTotals	log;
+	int64		pending;
+	Interval	lag = {0};
 	TupleDesc	desc;
 
 	store_require();
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 
+	log = log_totals();			/* first, so that pending is not negative */
 	totals = store_totals();
+	pending = totals.stats.logged - log.decisions_written;
+	if (pending > 0)
+		lag.time = Max(GetCurrentTimestamp() - log.written_until, 0);
 	{
 		Datum		values[] = {
 			Int64GetDatum(totals.stats.admitted + totals.stats.denied),
@@ -39,7 +49,11 @@ tierlimit_stat_counters(PG_FUNCTION_ARGS)
 			Int64GetDatum(totals.stats.keys),
 			Int64GetDatum(totals.memory_used),
 			Int64GetDatum(totals.memory_total),
+			Int64GetDatum(pending),
+			Int64GetDatum(log.rows_written),
+			IntervalPGetDatum(&lag),
 			Int64GetDatum(totals.stats.evictions),
+			Int64GetDatum(totals.stats.rebuilds),
 			TimestampTzGetDatum(totals.since)
 		};
 		bool		nulls[lengthof(values)] = {0};
@@ -56,5 +70,17 @@ tierlimit_stat_reset(PG_FUNCTION_ARGS)
 	(void) fcinfo;
 	store_require();
 	store_reset_stats();
+	log_reset_stats();
+	PG_RETURN_VOID();
+}
+
+/* log_flush() */
+Datum
+tierlimit_log_flush(PG_FUNCTION_ARGS)
+{
+	(void) fcinfo;
+	store_require();
+	if (!RecoveryInProgress())
+		log_flush();
 	PG_RETURN_VOID();
 }

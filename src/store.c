@@ -29,6 +29,7 @@
 #include "postgres.h"
 
 #include "access/transam.h"
+#include "log.h"
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
 #include "settings.h"
@@ -64,7 +65,7 @@ store_request_shmem(void)
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
 
-	RequestAddinShmemSpace(store_size());
+	RequestAddinShmemSpace(add_size(store_size(), log_shmem_size()));
 	RequestNamedLWLockTranche("tierlimit", NUM_PARTITIONS);
 }
 
@@ -106,6 +107,7 @@ store_create(void)
 	pg_atomic_init_u32(&store->swept, 0);
 	pg_atomic_init_u32(&store->sweep_hand, 0);
 	pg_atomic_init_u32(&store->running_at_start, InvalidTransactionId);
+	ConditionVariableInit(&store->filled);
 	pool_init(&store->pool, (uint32) Min(nblocks, PG_UINT32_MAX));
 	if (!pg_strong_random(&store->seed, sizeof(store->seed)))
 		ereport(ERROR,
@@ -126,6 +128,7 @@ store_startup_shmem(void)
 	store = ShmemInitStruct("tierlimit", store_size(), &found);
 	if (!found)
 		store_create();
+	log_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 }
 
@@ -171,6 +174,16 @@ store_unlock(const uint64 *hashes, int count)
 	LWLockRelease(&store->locks[last].lock);
 	if (first != last)
 		LWLockRelease(&store->locks[first].lock);
+}
+
+void
+store_pass_locks(void)
+{
+	for (uint64 i = 0; i < NUM_PARTITIONS; i++)
+	{
+		store_lock(&i, 1, LW_SHARED);
+		store_unlock(&i, 1);
+	}
 }
 
 bool
@@ -235,6 +248,8 @@ store_totals(void)
 		totals.stats.refunds += stats->refunds;
 		totals.stats.keys += stats->keys;
 		totals.stats.evictions += stats->evictions;
+		totals.stats.rebuilds += stats->rebuilds;
+		totals.stats.logged += stats->logged;
 		totals.since = store->stats_since;
 		store_unlock(&i, 1);
 	}
@@ -252,12 +267,12 @@ store_reset_stats(void)
 	for (uint64 i = 0; i < NUM_PARTITIONS; i++)
 	{
 		PartitionStats *stats = &store->partitions[i].stats;
-		int64		keys;
+		PartitionStats lasting = {0};
 
 		store_lock(&i, 1, LW_EXCLUSIVE);
-		keys = stats->keys;
-		memset(stats, 0, sizeof(PartitionStats));
-		stats->keys = keys;
+		lasting.keys = stats->keys;
+		lasting.logged = stats->logged;
+		*stats = lasting;
 		store->stats_since = now;
 		store_unlock(&i, 1);
 	}

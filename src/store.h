@@ -11,6 +11,7 @@
 #include "clock.h"
 #include "compat.h"
 #include "pool.h"
+#include "storage/condition_variable.h"
 #include "storage/lwlock.h"
 
 #define NUM_PARTITIONS 128
@@ -33,6 +34,8 @@ typedef struct PartitionStats
 	int64		refunds;
 	int64		keys;			/* subjects in memory */
 	int64		evictions;
+	int64		rebuilds;
+	int64		logged;			/* decisions, since server start */
 } PartitionStats;
 
 typedef union PaddedPartitionStats
@@ -63,6 +66,7 @@ typedef struct Store
 	pg_atomic_uint32 swept;		/* blocks freed by all sweeps so far */
 	pg_atomic_uint32 sweep_hand;	/* slice that the next one begins at */
 	pg_atomic_uint32 running_at_start;	/* see registry.c */
+	ConditionVariable filled;	/* somebody has filled a subject's windows */
 	PaddedPartitionStats partitions[NUM_PARTITIONS];
 	Pool		pool;
 } Store;
@@ -88,6 +92,9 @@ partition_of(uint64 hash)
  */
 extern void store_lock(const uint64 *hashes, int count, LWLockMode mode);
 extern void store_unlock(const uint64 *hashes, int count);
+
+/* Wait until all who hold the lock of a partition now have released it. */
+extern void store_pass_locks(void);
 
 /* For assertions: this process holds the lock of the hash's partition. */
 extern bool store_locked(uint64 hash, LWLockMode mode);

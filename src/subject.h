@@ -43,7 +43,7 @@ typedef enum RecordState
 } RecordState;
 
 /* Bytes of the name that fit into the subject's own block. */
-#define SUBJECT_INLINE_NAME 80
+#define SUBJECT_INLINE_NAME 72
 
 /* A subject is one block, and the chains that start from it. */
 typedef struct Subject
@@ -55,12 +55,15 @@ typedef struct Subject
 	uint8		clock_source;	/* ClockSource that clock was read from */
 	uint8		record_state;	/* RecordState */
 	uint8		name_length;
+	bool		filling;		/* somebody reads its windows from the log; nobody
+								 * may change them meanwhile */
 	uint16		record_length;
 	BlockNo		windows;		/* SubjectWindows */
 	BlockNo		name_rest;		/* bytes of the name that didn't fit */
 	BlockNo		record;			/* packed row of api_key, if RECORD_PRESENT */
 	uint32		record_generation;	/* of its mark, when it was read */
 	TimestampTz clock;			/* time of the newest decision */
+	uint64		log_position;	/* behind its newest row in the log's queue */
 	char		name[SUBJECT_INLINE_NAME];
 } Subject;
 

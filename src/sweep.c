@@ -9,6 +9,12 @@
  * that partition's lock, removing every subject whose windows have all run
  * empty, until it has freed SWEEP_GOAL blocks or been around once.
  *
+ * What is written of a subject can be rebuilt from the log.  So in each slice
+ * also those make room whose last call is longer ago than half of the others';
+ * over many slices, that comes close to the ones that were not called for the
+ * longest time.  Where rows of a subject are still waiting to be written, the
+ * sweep has the log written first.
+ *
  * A sweep that found nothing would be repeated in vain by each further call of
  * an unknown key, at the cost of a look at every subject: so for a while after
  * it calls that find no block fail at once.
@@ -21,6 +27,7 @@
  */
 #include "postgres.h"
 
+#include "log.h"
 #include "miscadmin.h"
 #include "subject.h"
 #include "sweep.h"
@@ -28,6 +35,7 @@
 
 #define SWEEP_GOAL 1024			/* blocks to be freed at a time */
 #define SLICE_BUCKETS 64		/* looked at under one lock */
+#define MAX_CANDIDATES 256		/* compared by the time of their last call */
 
 /* What a sweep goes by, and what it found. */
 typedef struct Sweep
@@ -36,6 +44,10 @@ typedef struct Sweep
 	TimestampTz server_now;
 	TimestampTz next_empty;		/* of the subjects that had to stay */
 	uint32		freed;			/* blocks */
+	uint64		pending;		/* position up to which the log has to be
+								 * written for others to go */
+	TimestampTz evict_until;	/* last call of those that go, in a slice */
+	int			evict_count;	/* so many of them at most */
 } Sweep;
 
 typedef bool (*SubjectTest) (const Subject *subject, void *arg);
@@ -81,20 +93,82 @@ has_run_empty(const Subject *subject, void *arg)
 	return true;
 }
 
-/* Sweep some buckets of one partition. */
-static void
-sweep_slice(Sweep *sweep, uint32 slice)
+/* Whether all that is counted for a subject could be rebuilt. */
+static bool
+is_written(const Subject *subject, Sweep *sweep)
 {
-	uint64		partition = slice % NUM_PARTITIONS;
-	uint64		first = (uint64) (slice / NUM_PARTITIONS) * SLICE_BUCKETS;
-	uint64		per_partition = store->nbuckets / NUM_PARTITIONS;
+	if (log_is_written(subject->scope.database, subject->log_position))
+		return true;
+	if (subject->scope.database == MyDatabaseId)
+		sweep->pending = Max(sweep->pending, subject->log_position);
+	return false;
+}
+
+static bool
+can_make_room(const Subject *subject, void *arg)
+{
+	Sweep	   *sweep = (Sweep *) arg;
+
+	if (subject->filling || !is_written(subject, sweep))
+		return false;
+	if (subject->clock <= sweep->evict_until && sweep->evict_count > 0)
+	{
+		sweep->evict_count--;
+		if (subject->clock_source == CLOCK_SERVER)
+			store_raise_clock_floor(subject->clock);
+		return true;
+	}
+	return has_run_empty(subject, arg);
+}
+
+static int
+compare_times(const void *a, const void *b)
+{
+	TimestampTz x = *(const TimestampTz *) a;
+	TimestampTz y = *(const TimestampTz *) b;
+
+	return x < y ? -1 : x > y;
+}
+
+/* A slice of a partition: some of its buckets. */
+typedef struct Slice
+{
+	uint64		first;			/* hashes: the partition's number and on in */
+	uint64		end;			/* steps of NUM_PARTITIONS */
+} Slice;
+
+/* Find out which half of a slice's subjects was not called for longer. */
+static void
+choose_candidates(Sweep *sweep, Slice slice)
+{
+	TimestampTz clocks[MAX_CANDIDATES];
+	int			count = 0;
+
+	for (uint64 i = slice.first; i < slice.end; i += NUM_PARTITIONS)
+		for (BlockNo at = *store_bucket(i); at != NO_BLOCK && count < MAX_CANDIDATES;
+			 at = subject_at(at)->next)
+			clocks[count++] = subject_at(at)->clock;
+	qsort(clocks, count, sizeof(TimestampTz), compare_times);
+	sweep->evict_until = count == 0 ? PG_INT64_MIN : clocks[(count - 1) / 2];
+	sweep->evict_count = (count + 1) / 2;
+}
+
+static void
+sweep_slice(Sweep *sweep, uint32 number)
+{
+	uint64		partition = number % NUM_PARTITIONS;
+	Slice		slice;
 	Purse		purse = {.base = store->blocks};
 
+	slice.first = partition +
+		(uint64) (number / NUM_PARTITIONS) * SLICE_BUCKETS * NUM_PARTITIONS;
+	slice.end = Min(slice.first + SLICE_BUCKETS * NUM_PARTITIONS,
+					store->nbuckets);
 	store_lock(&partition, 1, LW_EXCLUSIVE);
-	for (uint64 i = first; i < first + SLICE_BUCKETS && i < per_partition; i++)
+	choose_candidates(sweep, slice);
+	for (uint64 i = slice.first; i < slice.end; i += NUM_PARTITIONS)
 		store_stats(partition)->evictions +=
-			remove_from_bucket(i * NUM_PARTITIONS + partition, has_run_empty,
-							   sweep, &purse);
+			remove_from_bucket(i, can_make_room, sweep, &purse);
 	sweep->freed += purse.count;
 	pg_atomic_fetch_add_u32(&store->swept, purse.count);
 	pool_return(&store->pool, &purse, (uint32) partition);
@@ -127,15 +201,29 @@ give_up(const Sweep *sweep)
 						(uint64) Min(sweep->next_empty, now + pause));
 }
 
-bool
-sweep_for_room(Clock clock)
+/* Go around once, from where the last sweep stopped, until enough is freed. */
+static void
+sweep_around(Sweep *sweep)
 {
 	uint32		per_partition = store->nbuckets / NUM_PARTITIONS;
 	uint32		slices = NUM_PARTITIONS *
 		((per_partition + SLICE_BUCKETS - 1) / SLICE_BUCKETS);
 	uint32		first = pg_atomic_read_u32(&store->sweep_hand);
-	uint32		swept = pg_atomic_read_u32(&store->swept);
 	uint32		i;
+
+	/* Others may sweep as well: each looks at every subject if need be. */
+	for (i = 0; i < slices && sweep->freed < SWEEP_GOAL; i++)
+	{
+		sweep_slice(sweep, (first + i) % slices);
+		CHECK_FOR_INTERRUPTS();
+	}
+	pg_atomic_write_u32(&store->sweep_hand, (first + i) % slices);
+}
+
+bool
+sweep_for_room(Clock clock)
+{
+	uint32		swept = pg_atomic_read_u32(&store->swept);
 	Sweep		sweep = {
 		.clock = clock,
 		.server_now = GetCurrentTimestamp(),
@@ -145,13 +233,12 @@ sweep_for_room(Clock clock)
 	if (clock.source == CLOCK_SERVER && is_hopeless(sweep.server_now))
 		return false;
 
-	/* Others may sweep as well: each looks at every subject if need be. */
-	for (i = 0; i < slices && sweep.freed < SWEEP_GOAL; i++)
+	sweep_around(&sweep);
+	if (sweep.freed == 0 && sweep.pending != 0)
 	{
-		sweep_slice(&sweep, (first + i) % slices);
-		CHECK_FOR_INTERRUPTS();
+		log_wait_written(sweep.pending);
+		sweep_around(&sweep);
 	}
-	pg_atomic_write_u32(&store->sweep_hand, (first + i) % slices);
 
 	/* What another one has found before us will do. */
 	if (swept != pg_atomic_read_u32(&store->swept))
@@ -159,6 +246,17 @@ sweep_for_room(Clock clock)
 	if (clock.source == CLOCK_SERVER)
 		give_up(&sweep);
 	return false;
+}
+
+void
+sweep_make_room(Clock clock)
+{
+	if (!sweep_for_room(clock))
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("tierlimit is out of shared memory"),
+				 errdetail("No other key could make room."),
+				 errhint("Increase \"tierlimit.memory\" and restart the server.")));
 }
 
 void

@@ -12,10 +12,14 @@
 #include "store.h"
 
 /*
- * Make room by removing subjects whose windows have run empty; false if there
- * are none.  No lock may be held.
+ * Make room by removing subjects whose windows have run empty, or that were
+ * not called for long and can be rebuilt from the log; false if there are
+ * none.  No lock may be held.
  */
 extern bool sweep_for_room(Clock clock);
+
+/* The same; raises an ERROR if there are none. */
+extern void sweep_make_room(Clock clock);
 
 /*
  * Remove all subjects of a scope; of all scopes of its database if catalog is

@@ -58,20 +58,20 @@ static const char *const watched_names[] = {"tier", "tier_limit", "error_code"};
 
 static Oid	watched[lengthof(watched_names)];
 
-static ConfigQuery tier_query = {
+static Statement tier_query = {
 	"SELECT t.name, l.name, l.kind, l.unit, l.period, l.max, l.enforce, l.error_code"
 	" FROM tierlimit.tier t LEFT JOIN tierlimit.tier_limit l"
-	" ON l.tier OPERATOR(pg_catalog.=) t.name ORDER BY t.name, l.name", 0, NULL
+	" ON l.tier OPERATOR(pg_catalog.=) t.name ORDER BY t.name, l.name", 0, {0}, NULL
 };
 
-static ConfigQuery too_many_query = {
+static Statement too_many_query = {
 	"SELECT tier FROM tierlimit.tier_limit GROUP BY tier"
 	" HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) "
-	CppAsString2(MAX_LIMITS), 0, NULL
+	CppAsString2(MAX_LIMITS), 0, {0}, NULL
 };
 
-static ConfigQuery error_query = {
-	"SELECT code, http_status, name FROM tierlimit.error_code", 0, NULL
+static Statement error_query = {
+	"SELECT code, http_status, name FROM tierlimit.error_code", 0, {0}, NULL
 };
 
 static void
@@ -160,24 +160,25 @@ compare_limits(const void *a, const void *b)
 }
 
 /*
- * What a refund gives back are the credits that are counted.  A tier that
- * limits none still has to know them: so it gets one more window, like its
- * longest limit but in credits, which needs no more than a rough idea of when
- * they were spent.
+ * What a refund gives back is what is counted, be it requests or credits.  A
+ * tier that limits only one of them still has to know the other: so it gets
+ * one more window, like its longest limit, which needs no more than a rough
+ * idea of when they were spent.
  */
 static void
-add_credits_window(Tier *tier)
+add_rough_window(Tier *tier)
 {
 	TierLimit  *extra = &tier->limits[tier->nlimits];
+	int			of_unit[2] = {0};
 
-	if (tier->nlimits == 0)
-		return;
 	for (int i = 0; i < tier->nlimits; i++)
-		if (tier->limits[i].unit == UNIT_CREDITS)
-			return;
+		of_unit[tier->limits[i].unit]++;
+	if (tier->nlimits == 0 ||
+		(of_unit[UNIT_REQUESTS] > 0 && of_unit[UNIT_CREDITS] > 0))
+		return;
 
 	*extra = tier->limits[tier->nlimits - 1];
-	extra->unit = UNIT_CREDITS;
+	extra->unit = of_unit[UNIT_CREDITS] > 0 ? UNIT_REQUESTS : UNIT_CREDITS;
 	extra->max = PG_INT64_MAX;
 	extra->enforce = false;
 	extra->exact_slots = 0;
@@ -205,7 +206,7 @@ add_tier(Tables *tables, int first, int last)
 		tier->limits[i] = read_limit(first + i, tables->context);
 	qsort(tier->limits, tier->nlimits, sizeof(TierLimit), compare_limits);
 	tier->nwindows = tier->nlimits;
-	add_credits_window(tier);
+	add_rough_window(tier);
 	for (int i = 0; i < tier->nwindows; i++)
 		tier->has_calendar |= tier->limits[i].kind == WINDOW_CALENDAR;
 }
@@ -225,7 +226,7 @@ tiers_require_few_limits(void)
 	Reading		reading;
 
 	query_begin(&reading);
-	query_run(&reading, &too_many_query, (Datum) 0);
+	query_run(&reading, &too_many_query, NULL);
 	if (SPI_processed > 0)
 		report_too_many_limits(query_string(0, 1));
 	query_end(&reading);
@@ -237,7 +238,7 @@ read_tiers(Reading *reading, Tables *tables)
 	int			first = 0;
 	int			rows;
 
-	query_run(reading, &tier_query, (Datum) 0);
+	query_run(reading, &tier_query, NULL);
 	rows = (int) SPI_processed;
 	for (int row = 0; row < rows; row++)
 	{
@@ -252,7 +253,7 @@ read_tiers(Reading *reading, Tables *tables)
 static void
 read_error_codes(Reading *reading, Tables *tables)
 {
-	query_run(reading, &error_query, (Datum) 0);
+	query_run(reading, &error_query, NULL);
 	for (int row = 0; row < (int) SPI_processed; row++)
 	{
 		int32		code = DatumGetInt32(query_value(row, 1, (Datum) 0));

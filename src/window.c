@@ -202,3 +202,20 @@ window_clear(Window *window, Purse *purse)
 	else
 		window_init_calendar(window);
 }
+
+uint32_t
+window_blocks(const Window *window, const MemoryBlock *base)
+{
+	return window->kind == WINDOW_SLIDING
+		? history_blocks(&window->sliding.history, base) : 0;
+}
+
+void
+window_copy(Window *to, Purse *purse, const Window *from,
+			const MemoryBlock *from_base)
+{
+	*to = *from;
+	if (from->kind == WINDOW_SLIDING)
+		history_copy(&to->sliding.history, purse, &from->sliding.history,
+					 from_base);
+}

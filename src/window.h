@@ -130,4 +130,9 @@ extern int64_t window_take_back(Window *window, Purse *purse, int64_t now,
 /* Forget what is counted, and give all blocks back. */
 extern void window_clear(Window *window, Purse *purse);
 
+/* Copy a window, as history_copy() does. */
+extern uint32_t window_blocks(const Window *window, const MemoryBlock *base);
+extern void window_copy(Window *to, Purse *purse, const Window *from,
+						const MemoryBlock *from_base);
+
 #endif							/* TIERLIMIT_WINDOW_H */

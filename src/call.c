@@ -1,0 +1,134 @@
+/*-------------------------------------------------------------------------
+ *
+ * call.c
+ *		A call while it is worked on: its subjects, windows and time.
+ *
+ * Time never goes backwards for a subject: one that has decided at a later
+ * time than our clock says takes us there with it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "calendar.h"
+#include "call.h"
+
+void
+call_plan(Work *work, TimestampTz now)
+{
+	const Charge *charge = work->charge;
+	const Tier *tier = charge->tier;
+	uint64		phase = 0;
+
+	if (tier->has_calendar)
+		phase = calendar_phase(charge->billing_anchor, charge->timezone);
+	for (int i = 0; i < tier->nwindows; i++)
+	{
+		const TierLimit *limit = &tier->limits[i];
+
+		work->ids[i].period = limit->period_us;
+		work->ids[i].kind = limit->kind;
+		work->ids[i].unit = limit->unit;
+		work->ids[i].phase = 0;
+		if (limit->kind == WINDOW_CALENDAR)
+		{
+			work->ids[i].phase = phase;
+			work->running[i] = calendar_span(&limit->period,
+											 charge->billing_anchor,
+											 charge->timezone, now);
+		}
+	}
+}
+
+void
+call_begin(Call *call, const Charge *charges, int count, Clock clock,
+		   int64 cost)
+{
+	Assert(count >= 1 && count <= MAX_CHARGES && cost >= 0);
+
+	call->count = count;
+	call->clock = clock;
+	call->cost = cost;
+	for (int i = 0; i < count; i++)
+	{
+		call->works[i].charge = &charges[i];
+		call->hashes[i] = charges[i].subject.hash;
+		call_plan(&call->works[i], clock.now);
+	}
+}
+
+void
+call_find_windows(Work *work)
+{
+	const Tier *tier = work->charge->tier;
+
+	work->subject = subject_find(&work->charge->subject);
+	work->base = store->blocks;
+	for (int i = 0; i < tier->nwindows; i++)
+	{
+		work->windows[i] = work->subject == NULL ? NULL
+			: subject_find_window(work->subject, &work->ids[i]);
+		if (work->windows[i] != NULL)
+			store_prefetch_blocks(window_newest_block(&work->windows[i]->window),
+								  1);
+	}
+}
+
+bool
+call_is_complete(const Work *work)
+{
+	if (work->subject == NULL)
+		return work->charge->tier->nwindows == 0;
+	if (work->subject->filling)
+		return false;
+	for (int i = 0; i < work->charge->tier->nwindows; i++)
+		if (work->windows[i] == NULL)
+			return false;
+	return true;
+}
+
+/* Whether a calendar period that we planned with is over at this time. */
+static bool
+plan_is_over(const Work *work, TimestampTz now)
+{
+	const Tier *tier = work->charge->tier;
+
+	for (int i = 0; tier->has_calendar && i < tier->nwindows; i++)
+		if (tier->limits[i].kind == WINDOW_CALENDAR &&
+			now >= work->running[i].end)
+			return true;
+	return false;
+}
+
+void
+call_lock(Call *call, LWLockMode mode)
+{
+	for (;;)
+	{
+		bool		over = false;
+
+		store_lock(call->hashes, call->count, mode);
+		for (int i = 0; i < call->count; i++)
+		{
+			call_find_windows(&call->works[i]);
+			if (call->works[i].subject != NULL)
+				call->clock.now = Max(call->clock.now,
+									  call->works[i].subject->clock);
+		}
+		for (int i = 0; i < call->count; i++)
+			over |= plan_is_over(&call->works[i], call->clock.now);
+		if (!over)
+			return;
+
+		/* Calendars may load a time zone: not under a lock. */
+		store_unlock(call->hashes, call->count);
+		for (int i = 0; i < call->count; i++)
+			call_plan(&call->works[i], call->clock.now);
+	}
+}
+
+void
+call_unlock(Call *call)
+{
+	store_unlock(call->hashes, call->count);
+}

@@ -1,0 +1,75 @@
+/*-------------------------------------------------------------------------
+ *
+ * call.h
+ *		A call while it is worked on.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_CALL_H
+#define TIERLIMIT_CALL_H
+
+#include "limiter.h"
+
+/*
+ * What a call has to do with one subject.  Its windows are found in shared
+ * memory, or were built from the log by this backend for itself.
+ */
+typedef struct Work
+{
+	const Charge *charge;
+	Subject    *subject;		/* NULL: not in shared memory */
+	MemoryBlock *base;			/* that block numbers of the windows refer to */
+	uint32		blocks;			/* that counting the call may take */
+	WindowId	ids[MAX_WINDOWS];	/* of the tier's windows */
+	Span		running[MAX_WINDOWS];	/* of the calendar ones */
+	SubjectWindow *windows[MAX_WINDOWS];	/* NULL: not there */
+} Work;
+
+typedef struct Call
+{
+	int			count;
+	Work		works[MAX_CHARGES];
+	uint64		hashes[MAX_CHARGES];
+	Clock		clock;
+	int64		cost;
+} Call;
+
+/* Prepare a call of this cost >= 0; no lock may be held. */
+extern void call_begin(Call *call, const Charge *charges, int count,
+					   Clock clock, int64 cost);
+
+/* Find out which windows the charge is about at this time; no lock. */
+extern void call_plan(Work *work, TimestampTz now);
+
+/*
+ * Lock the subjects, find them and their windows, and move the call's clock
+ * on to theirs.
+ */
+extern void call_lock(Call *call, LWLockMode mode);
+extern void call_unlock(Call *call);
+
+/* Find one subject and its windows; the lock is held. */
+extern void call_find_windows(Work *work);
+
+/*
+ * Whether all windows of the work are there and nobody is filling any.  If
+ * not, they have to be filled from the log; see rebuild.h.
+ */
+extern bool call_is_complete(const Work *work);
+
+/* What a limit counts of a call. */
+static inline int64
+amount_of(int unit, int64 cost)
+{
+	return unit == UNIT_CREDITS ? cost : 1;
+}
+
+static inline Moment
+moment_of(const Work *work, int i, TimestampTz now)
+{
+	Moment		moment = {now, work->running[i]};
+
+	return moment;
+}
+
+#endif							/* TIERLIMIT_CALL_H */

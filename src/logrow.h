@@ -1,0 +1,59 @@
+/*-------------------------------------------------------------------------
+ *
+ * logrow.h
+ *		What one decision leaves in the request log.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_LOGROW_H
+#define TIERLIMIT_LOGROW_H
+
+#include "datatype/timestamp.h"
+#include "utils/inet.h"
+
+/* A text of somebody else's; bytes NULL: no text. */
+typedef struct LogText
+{
+	const char *bytes;
+	uint16		length;
+} LogText;
+
+/* In the order of the columns of request_log. */
+typedef enum LogTextColumn
+{
+	LOG_KEY,
+	LOG_ACCOUNT,
+	LOG_TIER,
+	LOG_ENDPOINT,
+	LOG_REQUEST_ID,
+	LOG_TEXTS
+} LogTextColumn;
+
+/* An address is an inet without its varlena header. */
+typedef struct LogRow
+{
+	TimestampTz at;
+	int64		requests;
+	int64		credits;
+	Oid			catalog;		/* see Scope: whose log this belongs to */
+	int32		error_code;		/* 0: admitted */
+	int32		shadow_code;	/* 0: NULL */
+	bool		has_address;
+	bool		waited_for;		/* somebody waits until it is on disk */
+	inet_struct address;
+	LogText		texts[LOG_TEXTS];
+} LogRow;
+
+/* Longer endpoints are cut, at a whole character. */
+#define MAX_ENDPOINT_LENGTH 1024
+
+/* A row as bytes, and back; the texts then point into these. */
+extern uint32 logrow_size(const LogRow *row);
+extern void logrow_pack(const LogRow *row, char *to);
+extern void logrow_unpack(const char *from, LogRow *row);
+
+/* For texts of SQL; NULL: no text. */
+extern LogText logrow_text(const text *value);
+extern LogText logrow_endpoint(const text *value);
+
+#endif							/* TIERLIMIT_LOGROW_H */

@@ -1,0 +1,30 @@
+/*-------------------------------------------------------------------------
+ *
+ * merge.h
+ *		Rows of the request log that are alike share one.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_MERGE_H
+#define TIERLIMIT_MERGE_H
+
+#include "logrow.h"
+
+/* A collection of rows, which are not copied. */
+typedef struct Merge Merge;
+
+/* An empty one, in a memory context of its own below that one. */
+extern Merge *merge_create(MemoryContext context);
+extern void merge_reset(Merge *merge);
+
+/*
+ * The row of the collection that is like this one and of the same stretch of
+ * so many microseconds; if there is none, this one is added and returned.
+ */
+extern LogRow *merge_find(Merge *merge, LogRow *row, int64 stretch);
+extern void merge_remove(Merge *merge, LogRow *row, int64 stretch);
+
+/* Let a row stand for another one as well. */
+extern void merge_into(LogRow *row, const LogRow *other);
+
+#endif							/* TIERLIMIT_MERGE_H */

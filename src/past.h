@@ -1,0 +1,48 @@
+/*-------------------------------------------------------------------------
+ *
+ * past.h
+ *		What the request log knows of a subject.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_PAST_H
+#define TIERLIMIT_PAST_H
+
+#include "subject.h"
+#include "tiers.h"
+
+/* What was counted at a time, or given back then if negative. */
+typedef struct PastSum
+{
+	TimestampTz at;
+	int64		requests;
+	int64		credits;
+} PastSum;
+
+/* Sums in the order of their times; allocated in the caller's context. */
+typedef struct Past
+{
+	int			count;
+	PastSum    *sums;
+} Past;
+
+/* How much of it is asked for, and how precisely. */
+typedef struct PastSpan
+{
+	TimestampTz since;			/* all that was decided later */
+	TimestampTz single_since;	/* from then on, a sum for each row */
+	int			single;			/* and for the newest so many in any case */
+	int			nborders;		/* times that no sum may cross */
+	Datum		borders[MAX_WINDOWS];
+} PastSpan;
+
+/*
+ * Read what is written of a subject.  Raises an ERROR if that can't be done;
+ * no lock may be held.
+ */
+extern Past past_read(const SubjectName *subject, const PastSpan *span);
+
+/* The tier of a subject's newest row, as text; NULL if there is none. */
+extern text *past_tier(const SubjectName *subject);
+
+#endif							/* TIERLIMIT_PAST_H */

@@ -1,0 +1,31 @@
+/*-------------------------------------------------------------------------
+ *
+ * rebuild.h
+ *		Windows that are not in memory are filled from the request log.
+ *
+ * These may wait for the log to be written, and raise an ERROR, which leaves
+ * everything as it was; no lock may be held.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_REBUILD_H
+#define TIERLIMIT_REBUILD_H
+
+#include "call.h"
+
+/*
+ * Fill the windows of a work that are missing in shared memory, or wait until
+ * somebody else has done so.
+ */
+extern void rebuild_subject(Work *work, Clock clock);
+
+/*
+ * Build the windows of all works of a call for this backend alone, in the
+ * current memory context; moves the call's clock on to theirs.
+ */
+extern void rebuild_for_backend(Call *call);
+
+/* The tier that a subject was last called under; NULL if it never was. */
+extern text *rebuild_tier(const SubjectName *name);
+
+#endif							/* TIERLIMIT_REBUILD_H */

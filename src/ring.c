@@ -1,0 +1,154 @@
+/*-------------------------------------------------------------------------
+ *
+ * ring.c
+ *		A queue of byte strings in shared memory: many append, one reads.
+ *
+ * There is no lock.  Whoever appends moves the head on by one atomic
+ * instruction, which makes the bytes in between its own; fills them; and
+ * publishes them by storing their length in front.  The reader stops at a
+ * length of 0, an entry that is not published yet, and overwrites what it
+ * releases with zeros before it moves the tail on.  So the tail never passes
+ * an entry that somebody is still writing, and entries are read in the order
+ * in which they were reserved.
+ *
+ * An entry is contiguous: where it would cross the end of the buffer, filler
+ * goes there and the entry goes to the start.
+ *
+ * A process that dies between reserving and publishing would stop the reader
+ * for ever.  The server starts all shared memory anew when one dies; and what
+ * happens in between can raise no ERROR.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "ring.h"
+
+#define RING_ALIGN 8
+
+/* In front of each entry. */
+typedef struct RingHeader
+{
+	pg_atomic_uint32 length;	/* with this header; 0: not published */
+	uint32		filler;			/* not an entry: to be skipped */
+} RingHeader;
+
+StaticAssertDecl(sizeof(RingHeader) == RING_ALIGN, "headers keep entries aligned");
+
+static inline RingHeader *
+header_at(const Ring *ring, uint64 position)
+{
+	return (RingHeader *) (ring->bytes + position % ring->size);
+}
+
+void
+ring_init(Ring *ring, char *bytes, uint64 size)
+{
+	ring->bytes = bytes;
+	ring->size = size - size % RING_ALIGN;
+	pg_atomic_init_u64(&ring->head, 0);
+	pg_atomic_init_u64(&ring->tail, 0);
+}
+
+void
+ring_set_position(Ring *ring, uint64 position)
+{
+	Assert(ring_head(ring) == ring_tail(ring));
+	Assert(position % RING_ALIGN == 0);
+	pg_atomic_write_u64(&ring->head, position);
+	pg_atomic_write_u64(&ring->tail, position);
+}
+
+uint64
+ring_head(Ring *ring)
+{
+	return pg_atomic_read_u64(&ring->head);
+}
+
+uint64
+ring_tail(Ring *ring)
+{
+	return pg_atomic_read_u64(&ring->tail);
+}
+
+/* With filler in front of it, an entry may take twice its length. */
+uint32
+ring_longest(const Ring *ring)
+{
+	return (uint32) Min(ring->size / 2, PG_INT32_MAX) - sizeof(RingHeader);
+}
+
+bool
+ring_reserve(Ring *ring, uint32 length, RingPlace *place)
+{
+	uint64		head = ring_head(ring);
+	uint64		filler;
+
+	place->length = TYPEALIGN(RING_ALIGN, length + sizeof(RingHeader));
+	do
+	{
+		uint64		to_end = ring->size - head % ring->size;
+
+		filler = to_end < place->length ? to_end : 0;
+		place->end = head + filler + place->length;
+		if (place->end - ring_tail(ring) > ring->size)
+			return false;
+	} while (!pg_atomic_compare_exchange_u64(&ring->head, &head, place->end));
+
+	if (filler > 0)
+	{
+		header_at(ring, head)->filler = 1;
+		pg_write_barrier();
+		pg_atomic_write_u32(&header_at(ring, head)->length, (uint32) filler);
+	}
+	place->entry = (char *) header_at(ring, head + filler);
+	return true;
+}
+
+void *
+ring_payload(const RingPlace *place)
+{
+	return place->entry + sizeof(RingHeader);
+}
+
+void
+ring_publish(const RingPlace *place)
+{
+	RingHeader *header = (RingHeader *) place->entry;
+
+	pg_write_barrier();
+	pg_atomic_write_u32(&header->length, place->length);
+}
+
+const void *
+ring_read(Ring *ring, uint64 *position)
+{
+	for (;;)
+	{
+		RingHeader *header = header_at(ring, *position);
+		uint32		length = pg_atomic_read_u32(&header->length);
+
+		/* A full ring has an old entry, not a 0, behind its newest one. */
+		if (length == 0 || *position == ring_head(ring))
+			return NULL;
+		pg_read_barrier();
+		*position += length;
+		if (!header->filler)
+			return header + 1;
+	}
+}
+
+void
+ring_release(Ring *ring, uint64 position)
+{
+	uint64		tail = ring_tail(ring);
+	uint64		from = tail % ring->size;
+	uint64		length = position - tail;
+	uint64		first = Min(length, ring->size - from);
+
+	Assert(length <= ring->size);
+	memset(ring->bytes + from, 0, first);
+	memset(ring->bytes, 0, length - first);
+	pg_write_barrier();
+	pg_atomic_write_u64(&ring->tail, position);
+}

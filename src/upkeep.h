@@ -1,0 +1,28 @@
+/*-------------------------------------------------------------------------
+ *
+ * upkeep.h
+ *		Keeping the request log: its partitions and its sums.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_UPKEEP_H
+#define TIERLIMIT_UPKEEP_H
+
+#include "datatype/timestamp.h"
+
+/*
+ * All of these run in a transaction of the log's worker, and may raise an
+ * ERROR.
+ *
+ * The time up to which decisions are summed up by hours.
+ */
+extern TimestampTz upkeep_summed_until(void);
+
+/* Read that again: a transaction that may have changed it was rolled back. */
+extern void upkeep_forget(void);
+
+/* Whether there is anything to do; and do some of it. */
+extern bool upkeep_is_due(void);
+extern void upkeep_run(void);
+
+#endif							/* TIERLIMIT_UPKEEP_H */

@@ -1,0 +1,313 @@
+/*-------------------------------------------------------------------------
+ *
+ * worker.c
+ *		The background worker that writes the request log of a database.
+ *
+ * Its life: a session asks for it at the first call (log.c); it writes what is
+ * queued every tierlimit.flush_interval, or at once when somebody waits or the
+ * queue fills up; and it leaves when there was nothing to do for IDLE_TIME, so
+ * that it is not in the way of DROP DATABASE and CREATE DATABASE, which wait
+ * a little longer for sessions to leave.
+ *
+ * An ERROR while it writes is told to those who wait (log_failed), and tried
+ * again after a while; nothing is lost, since what was not committed stays in
+ * the queue.  Told to leave (SIGTERM), it closes the queue, writes what is
+ * left and goes: an orderly stop of the server loses nothing.
+ *
+ * A SIGKILL makes the server start all its shared memory, and with it the
+ * queue, anew.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "compat.h"
+#include "log.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "settings.h"
+#include "storage/ipc.h"
+#include "tcop/tcopprot.h"
+#include "upkeep.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "writer.h"
+
+#define IDLE_TIME (3 * USECS_PER_SEC)
+#define RETRY_PAUSE 1000		/* ms */
+#define REPORT_PAUSE USECS_PER_MINUTE
+#define LAST_ATTEMPTS 3
+
+PGDLLEXPORT void tierlimit_worker_main(Datum number);
+
+static LogQueue *queue = NULL;
+static MemoryContext worker_context;
+
+/* Something to do in a transaction. */
+typedef void (*Task) (void);
+
+static void
+leave_queue(int code, Datum arg)
+{
+	(void) code;
+	(void) arg;
+	if (queue != NULL)
+		log_detach(queue);
+}
+
+/*
+ * Nobody's settings are to change what our statements mean, nor may we wait
+ * for a lock for ever: those whose calls wait for us want to know.
+ */
+static void
+set_settings(void)
+{
+	static const char *const settings[][2] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"lock_timeout", "2s"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_isolation", "read committed"},
+		{"session_replication_role", "origin"},
+		{"TimeZone", "UTC"},
+		{"DateStyle", "ISO"},
+		{"IntervalStyle", "postgres"},
+		{"jit", "off"},
+		{"tierlimit.now", ""}
+	};
+
+	for (size_t i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET,
+						PGC_S_OVERRIDE);
+}
+
+static void
+run_in_transaction(Task task, const char *what)
+{
+	SetCurrentStatementStartTimestamp();
+	pgstat_report_activity(STATE_RUNNING, what);
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	task();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/* To the server's log, but not the same each second. */
+static void
+report_error(const ErrorData *error)
+{
+	static char reported[MAX_FAILURE_MESSAGE];
+	static TimestampTz reported_at = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (strncmp(reported, error->message, sizeof(reported) - 1) == 0 &&
+		now - reported_at < REPORT_PAUSE)
+		return;
+	strlcpy(reported, error->message, sizeof(reported));
+	reported_at = now;
+	EmitErrorReport();
+}
+
+/* Run a task in a transaction of its own; the ERROR if it failed, or NULL. */
+static ErrorData *
+attempt(Task task, const char *what)
+{
+	ErrorData  *volatile error = NULL;
+
+	PG_TRY();
+	{
+		run_in_transaction(task, what);
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(worker_context);
+		error = CopyErrorData();
+		report_error(error);
+		AbortCurrentTransaction();
+		FlushErrorState();
+		upkeep_forget();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(worker_context);
+	pgstat_report_stat(false);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	return error;
+}
+
+static void
+write_batch(void)
+{
+	writer_write(queue, false);
+}
+
+static void
+write_everything(void)
+{
+	writer_write(queue, true);
+}
+
+/* Write all there is; false if it failed. */
+static bool
+flush(Task task)
+{
+	bool		more = true;
+
+	while (more)
+	{
+		ErrorData  *error = attempt(task, "writing the request log");
+
+		if (error != NULL)
+		{
+			log_failed(queue, error);
+			FreeErrorData(error);
+			return false;
+		}
+		more = writer_committed(queue);
+	}
+	return true;
+}
+
+/* Write everything, for those who wait in log_flush(); false if it failed. */
+static bool
+flush_wanted(void)
+{
+	uint64		wanted = pg_atomic_read_u64(&queue->flushes_wanted);
+
+	if (pg_atomic_read_u64(&queue->flushes_done) == wanted)
+		return true;
+	do
+	{
+		if (!flush(write_everything))
+			return false;
+	} while (writer_holds_any());
+	pg_atomic_write_u64(&queue->flushes_done, wanted);
+	ConditionVariableBroadcast(&queue->progress);
+	return true;
+}
+
+static void
+keep_up(void)
+{
+	ErrorData  *error = attempt(upkeep_run, "keeping partitions and sums of the request log");
+
+	if (error != NULL)
+		FreeErrorData(error);
+}
+
+static void
+sleep_for(long ms)
+{
+	static uint32 wait_event = 0;
+
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 ms, extension_wait_event(&wait_event, "TierlimitLogWriterMain"));
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}
+
+static bool
+anything_to_write(void)
+{
+	return ring_head(&queue->ring) != ring_tail(&queue->ring) ||
+		writer_holds_any();
+}
+
+/* Sleep until a time, or until somebody waits for us. */
+static void
+sleep_until(TimestampTz time)
+{
+	for (;;)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		if (now >= time || ShutdownRequestPending ||
+			pg_atomic_exchange_u32(&queue->flush_now, 0) != 0)
+			return;
+		sleep_for((time - now + 999) / 1000);
+	}
+}
+
+/* After a failure: those who wait for us would wake us all the time. */
+static void
+pause_before_retry(void)
+{
+	TimestampTz until = GetCurrentTimestamp() + RETRY_PAUSE * INT64CONST(1000);
+
+	while (GetCurrentTimestamp() < until && !ShutdownRequestPending)
+		sleep_for(RETRY_PAUSE);
+}
+
+/* Write and keep up, until told to leave, or idle. */
+static void
+work(void)
+{
+	TimestampTz active = GetCurrentTimestamp();
+
+	while (!ShutdownRequestPending)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		if (upkeep_is_due())
+			keep_up();
+		if (!flush_wanted())
+			pause_before_retry();
+		if (anything_to_write())
+		{
+			active = now;
+			if (!flush(write_batch))
+				pause_before_retry();
+		}
+		else if (now - active > IDLE_TIME && log_leave(queue))
+			return;
+		sleep_until(now + tierlimit_flush_interval * INT64CONST(1000));
+	}
+}
+
+/* The last things that were decided, before we go. */
+static void
+finish(void)
+{
+	log_close(queue);
+	for (int i = 0; i < LAST_ATTEMPTS && anything_to_write(); i++)
+		if (!flush(write_everything))
+			pg_usleep(RETRY_PAUSE * 1000);
+}
+
+void
+tierlimit_worker_main(Datum number)
+{
+	Oid			database;
+
+	memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(Oid));
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	queue = log_attach(DatumGetInt32(number), database);
+	if (queue == NULL)
+		return;
+	before_shmem_exit(leave_queue, (Datum) 0);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	pgstat_report_appname("tierlimit log writer");
+
+	worker_context = AllocSetContextCreate(TopMemoryContext,
+										   "tierlimit worker",
+										   ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(worker_context);
+	set_settings();
+	writer_init();
+	work();
+	if (ShutdownRequestPending)
+		finish();
+}

@@ -1,0 +1,441 @@
+/*-------------------------------------------------------------------------
+ *
+ * writer.c
+ *		From a queue of decisions to rows of the table request_log.
+ *
+ * A batch is collected from the queue once, and then written by one INSERT,
+ * as often as it takes: what is in it stays in the queue until the
+ * transaction has committed.  So an ERROR, or the end of the worker, neither
+ * loses a row nor doubles one.
+ *
+ * Denied calls are held back until their second is over, so that a flood of
+ * them is a row a second.  That is all that the end of a worker which can't
+ * write any more forgets; and a batch's memory is bounded by MAX_ROWS.
+ *
+ * Hourly sums are made from the log when an hour is over (upkeep.c).  A row
+ * that comes later than that is added to them here.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <sys/socket.h>
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "compat.h"
+#include "lib/ilist.h"
+#include "merge.h"
+#include "query.h"
+#include "scope.h"
+#include "settings.h"
+#include "upkeep.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+#include "writer.h"
+
+/* Rows of one INSERT, and denials held back, are not more than this. */
+#define MAX_ROWS 8192
+
+/* A denial may be a little late for its second. */
+#define HOLD_MARGIN (100 * 1000)
+
+typedef struct HeldRow
+{
+	LogRow		row;			/* first: merge.c returns it */
+	dlist_node	node;
+	TimestampTz due;
+	int64		decisions;
+} HeldRow;
+
+/* What is to be written next: its rows are in the queue, or held. */
+typedef struct Batch
+{
+	uint64		position;		/* of the queue, behind what was collected */
+	TimestampTz until;			/* when that began */
+	int			count;
+	int64		decisions;
+	bool		collected;
+	bool		full;
+	LogRow	   *rows[MAX_ROWS];
+	LogRow		queued[MAX_ROWS];
+	dlist_head	held;			/* rows that are to be freed afterwards */
+} Batch;
+
+static Batch batch;
+static MemoryContext writer_context;	/* held rows */
+static MemoryContext insert_context;	/* arrays of one INSERT */
+static Merge *alike_admitted;	/* of the batch */
+static Merge *alike_denied;		/* of those held back */
+static dlist_head held;			/* HeldRows, the oldest first */
+static int	held_count = 0;
+
+#define LOG_COLUMNS 11
+
+#define COLUMN_TYPES \
+	TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, \
+	TEXTARRAYOID, INETARRAYOID, INT4ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, \
+	INT4ARRAYOID, TEXTARRAYOID
+
+static Statement insert_rows = {
+	"INSERT INTO tierlimit.request_log (at, key, account, tier, endpoint, ip,"
+	" error_code, requests, credits, shadow_code, request_id)"
+	" SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,"
+	" $11)", LOG_COLUMNS, {COLUMN_TYPES}, NULL
+};
+
+/* To the hours that are summed up already. */
+static Statement sum_late_rows = {
+	"SELECT tierlimit.sum_late_rows($1, $2, $3, $4, $5, $7, $8, $9, $12)",
+	LOG_COLUMNS + 1, {COLUMN_TYPES, TIMESTAMPTZOID}, NULL
+};
+
+void
+writer_init(void)
+{
+	writer_context = AllocSetContextCreate(TopMemoryContext, "tierlimit writer",
+										   ALLOCSET_DEFAULT_SIZES);
+	insert_context = AllocSetContextCreate(TopMemoryContext, "tierlimit insert",
+										   ALLOCSET_DEFAULT_SIZES);
+	alike_admitted = merge_create(writer_context);
+	alike_denied = merge_create(writer_context);
+	dlist_init(&held);
+	dlist_init(&batch.held);
+}
+
+bool
+writer_holds_any(void)
+{
+	return held_count > 0;
+}
+
+/* A copy with its texts, to outlive the queue's. */
+static HeldRow *
+copy_row(const LogRow *row)
+{
+	HeldRow    *copy = MemoryContextAlloc(writer_context,
+										  sizeof(HeldRow) + logrow_size(row));
+	char	   *bytes = (char *) (copy + 1);
+
+	logrow_pack(row, bytes);
+	logrow_unpack(bytes, &copy->row);
+	copy->decisions = 1;
+	return copy;
+}
+
+static void
+hold_back(const LogRow *row)
+{
+	HeldRow    *copy = copy_row(row);
+	LogRow	   *like = merge_find(alike_denied, &copy->row, USECS_PER_SEC);
+
+	if (like == &copy->row)
+	{
+		copy->due = GetCurrentTimestamp() + HOLD_MARGIN +
+			USECS_PER_SEC - row->at % USECS_PER_SEC;
+		dlist_push_tail(&held, &copy->node);
+		held_count++;
+		return;
+	}
+	merge_into(like, row);
+	((HeldRow *) like)->decisions++;
+	pfree(copy);
+}
+
+/* Put a row of the queue into the batch. */
+static void
+add_to_batch(const LogRow *row)
+{
+	LogRow	   *own = &batch.queued[batch.count];
+
+	batch.decisions++;
+	*own = *row;
+	if (tierlimit_log_granularity > 0 && row->requests > 0)
+	{
+		LogRow	   *like = merge_find(alike_admitted, own,
+									  tierlimit_log_granularity * INT64CONST(1000));
+
+		if (like != own)
+		{
+			merge_into(like, row);
+			return;
+		}
+	}
+	batch.rows[batch.count++] = own;
+}
+
+/* Add what is due of the rows that are held back. */
+static void
+add_held_rows(bool everything)
+{
+	dlist_mutable_iter iter;
+	TimestampTz now = GetCurrentTimestamp();
+
+	everything |= held_count > MAX_ROWS;
+	dlist_foreach_modify(iter, &held)
+	{
+		HeldRow    *row = dlist_container(HeldRow, node, iter.cur);
+
+		if (batch.count == MAX_ROWS)
+			return;
+		if (row->due > now && !everything)
+			continue;
+		merge_remove(alike_denied, &row->row, USECS_PER_SEC);
+		dlist_delete(&row->node);
+		dlist_push_tail(&batch.held, &row->node);
+		held_count--;
+		batch.rows[batch.count++] = &row->row;
+		batch.decisions += row->decisions;
+	}
+}
+
+/* A refund of nothing. */
+static bool
+says_nothing(const LogRow *row)
+{
+	return row->requests == 0 && row->credits == 0;
+}
+
+/* Rows of an installation that is gone belong nowhere. */
+static void
+collect(LogQueue *queue, bool everything)
+{
+	const Installation *here = installation_if_any();
+	const char *packed = NULL;
+
+	batch.position = ring_tail(&queue->ring);
+	batch.until = GetCurrentTimestamp();
+	batch.count = 0;
+	batch.decisions = 0;
+	merge_reset(alike_admitted);
+	while (batch.count < MAX_ROWS && held_count <= MAX_ROWS &&
+		   (packed = ring_read(&queue->ring, &batch.position)) != NULL)
+	{
+		LogRow		row;
+
+		logrow_unpack(packed, &row);
+		if (here == NULL || row.catalog != here->scope.catalog ||
+			says_nothing(&row))
+			batch.decisions++;
+		else if (row.error_code != 0)
+			hold_back(&row);
+		else
+			add_to_batch(&row);
+	}
+	add_held_rows(everything);
+	batch.full = packed != NULL || (everything && held_count > 0);
+	batch.collected = true;
+}
+
+/* The values of a row, in the order of the columns. */
+static Datum
+text_value(const LogRow *row, LogTextColumn which, bool *is_null)
+{
+	LogText		text = row->texts[which];
+
+	*is_null = text.bytes == NULL;
+	return *is_null ? (Datum) 0
+		: PointerGetDatum(cstring_to_text_with_len(text.bytes, text.length));
+}
+
+static Datum
+get_at(const LogRow *row, bool *is_null)
+{
+	*is_null = false;
+	return TimestampTzGetDatum(row->at);
+}
+
+static Datum
+get_key(const LogRow *row, bool *is_null)
+{
+	return text_value(row, LOG_KEY, is_null);
+}
+
+static Datum
+get_account(const LogRow *row, bool *is_null)
+{
+	return text_value(row, LOG_ACCOUNT, is_null);
+}
+
+static Datum
+get_tier(const LogRow *row, bool *is_null)
+{
+	return text_value(row, LOG_TIER, is_null);
+}
+
+static Datum
+get_endpoint(const LogRow *row, bool *is_null)
+{
+	return text_value(row, LOG_ENDPOINT, is_null);
+}
+
+static Datum
+get_address(const LogRow *row, bool *is_null)
+{
+	inet	   *value;
+
+	*is_null = !row->has_address;
+	if (*is_null)
+		return (Datum) 0;
+	value = palloc0(sizeof(inet));
+	value->inet_data = row->address;
+	SET_INET_VARSIZE(value);
+	return InetPGetDatum(value);
+}
+
+static Datum
+get_error_code(const LogRow *row, bool *is_null)
+{
+	*is_null = false;
+	return Int32GetDatum(row->error_code);
+}
+
+static Datum
+get_requests(const LogRow *row, bool *is_null)
+{
+	*is_null = false;
+	return Int32GetDatum((int32) Max(Min(row->requests, PG_INT32_MAX),
+									 -PG_INT32_MAX));
+}
+
+static Datum
+get_credits(const LogRow *row, bool *is_null)
+{
+	*is_null = false;
+	return Int64GetDatum(row->credits);
+}
+
+static Datum
+get_shadow_code(const LogRow *row, bool *is_null)
+{
+	*is_null = row->shadow_code == 0;
+	return Int32GetDatum(row->shadow_code);
+}
+
+static Datum
+get_request_id(const LogRow *row, bool *is_null)
+{
+	return text_value(row, LOG_REQUEST_ID, is_null);
+}
+
+static const struct
+{
+	Oid			type;
+	Datum		(*get) (const LogRow *row, bool *is_null);
+}			columns[LOG_COLUMNS] = {
+	{TIMESTAMPTZOID, get_at},
+	{TEXTOID, get_key},
+	{TEXTOID, get_account},
+	{TEXTOID, get_tier},
+	{TEXTOID, get_endpoint},
+	{INETOID, get_address},
+	{INT4OID, get_error_code},
+	{INT4OID, get_requests},
+	{INT8OID, get_credits},
+	{INT4OID, get_shadow_code},
+	{TEXTOID, get_request_id}
+};
+
+/*
+ * A column of the batch.  One without any value, which is the rule for some,
+ * is an empty array: unnest() fills it up with NULLs.
+ */
+static Datum
+column_array(int number)
+{
+	static Datum values[MAX_ROWS];
+	static bool nulls[MAX_ROWS];
+	Oid			type = columns[number].type;
+	int			dims[] = {batch.count};
+	int			lower[] = {1};
+	bool		any = false;
+	int16		length;
+	bool		byval;
+	char		align;
+
+	for (int i = 0; i < batch.count; i++)
+	{
+		values[i] = columns[number].get(batch.rows[i], &nulls[i]);
+		any |= !nulls[i];
+	}
+	if (!any)
+		return PointerGetDatum(construct_empty_array(type));
+	get_typlenbyvalalign(type, &length, &byval, &align);
+	return PointerGetDatum(construct_md_array(values, nulls, 1, dims, lower,
+											  type, length, byval, align));
+}
+
+/* Whether the batch has a row that was decided before a time. */
+static bool
+any_before(TimestampTz time)
+{
+	for (int i = 0; i < batch.count; i++)
+		if (batch.rows[i]->at < time)
+			return true;
+	return false;
+}
+
+static bool
+anybody_waits(void)
+{
+	for (int i = 0; i < batch.count; i++)
+		if (batch.rows[i]->waited_for)
+			return true;
+	return false;
+}
+
+/*
+ * Where somebody waits for the commit, it is one that is on disk at least, and
+ * on the standbys that the server waits for.  Otherwise only the disk, since a
+ * standby that is away should stop nobody who did not ask for it.
+ */
+static void
+set_synchronous_commit(void)
+{
+	if (anybody_waits() && synchronous_commit != SYNCHRONOUS_COMMIT_OFF)
+		return;
+	(void) set_config_option("synchronous_commit", "local", PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+}
+
+static void
+insert_batch(void)
+{
+	MemoryContext old = MemoryContextSwitchTo(insert_context);
+	Datum		args[LOG_COLUMNS + 1];
+
+	MemoryContextReset(insert_context);
+	for (int i = 0; i < LOG_COLUMNS; i++)
+		args[i] = column_array(i);
+	MemoryContextSwitchTo(old);
+
+	set_synchronous_commit();
+	query_write(&insert_rows, args, NULL);
+	args[LOG_COLUMNS] = TimestampTzGetDatum(upkeep_summed_until());
+	if (any_before(upkeep_summed_until()))
+		query_write(&sum_late_rows, args, NULL);
+}
+
+void
+writer_write(LogQueue *queue, bool everything)
+{
+	if (!batch.collected)
+		collect(queue, everything);
+	if (batch.count > 0)
+		insert_batch();
+}
+
+bool
+writer_committed(LogQueue *queue)
+{
+	log_advance(queue, batch.position, batch.decisions, batch.count,
+				batch.until);
+	while (!dlist_is_empty(&batch.held))
+		pfree(dlist_container(HeldRow, node, dlist_pop_head_node(&batch.held)));
+	batch.collected = false;
+	return batch.full;
+}

@@ -1,0 +1,29 @@
+/*-------------------------------------------------------------------------
+ *
+ * writer.h
+ *		From a queue of decisions to rows of the table request_log.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_WRITER_H
+#define TIERLIMIT_WRITER_H
+
+#include "log.h"
+
+/* From the worker, once. */
+extern void writer_init(void);
+
+/*
+ * Write one batch in the running transaction, and what has become due of what
+ * was held back: everything, if the worker is about to leave.  The caller
+ * commits and then calls writer_committed(); or, having aborted, this again.
+ */
+extern void writer_write(LogQueue *queue, bool everything);
+
+/* Release what was written; returns whether a full batch was. */
+extern bool writer_committed(LogQueue *queue);
+
+/* Whether anything is held back, to be written later. */
+extern bool writer_holds_any(void);
+
+#endif							/* TIERLIMIT_WRITER_H */
