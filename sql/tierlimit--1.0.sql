@@ -437,6 +437,51 @@ COMMENT ON FUNCTION tierlimit.reset(text) IS 'Forget what is counted for a key n
 COMMENT ON FUNCTION tierlimit.usage(text, text) IS 'What is used and left in each limit, the shortest first';
 
 --
+-- Answers for HTTP
+--
+
+-- Not PARALLEL SAFE: they see what was committed after the query began, which
+-- parallel workers can't.
+CREATE FUNCTION tierlimit.headers(decision tierlimit.decision) RETURNS jsonb
+	AS 'MODULE_PATHNAME', 'tierlimit_headers'
+	LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+
+-- (reads the clock)
+CREATE FUNCTION tierlimit.status(decision tierlimit.decision) RETURNS jsonb
+	AS 'MODULE_PATHNAME', 'tierlimit_status'
+	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+CREATE FUNCTION tierlimit.error_body(decision tierlimit.decision) RETURNS jsonb
+	AS 'MODULE_PATHNAME', 'tierlimit_error_body'
+	LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+
+CREATE FUNCTION tierlimit.problem(decision tierlimit.decision) RETURNS jsonb
+	AS 'MODULE_PATHNAME', 'tierlimit_problem'
+	LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION tierlimit.headers(tierlimit.decision) IS 'Response headers: the governing limit, and when to try again';
+COMMENT ON FUNCTION tierlimit.status(tierlimit.decision) IS 'The object "status" of a response';
+COMMENT ON FUNCTION tierlimit.error_body(tierlimit.decision) IS 'The body of a refusal; NULL when allowed';
+COMMENT ON FUNCTION tierlimit.problem(tierlimit.decision) IS 'The body of a refusal as problem details (RFC 9457); NULL when allowed';
+
+--
+-- Secrets
+--
+
+CREATE FUNCTION tierlimit.create_key(name text, tier text, account text DEFAULT NULL,
+		description text DEFAULT NULL)
+	RETURNS text
+	AS 'MODULE_PATHNAME', 'tierlimit_create_key'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+CREATE FUNCTION tierlimit.rotate_key(name text) RETURNS text
+	AS 'MODULE_PATHNAME', 'tierlimit_rotate_key'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION tierlimit.create_key(text, text, text, text) IS 'Register a key; returns its secret, which is shown this once';
+COMMENT ON FUNCTION tierlimit.rotate_key(text) IS 'Give a key a new secret, which is shown this once; the old one stops at COMMIT';
+
+--
 -- Statistics
 --
 
@@ -475,11 +520,13 @@ BEGIN
 	EXECUTE format('GRANT USAGE ON SCHEMA tierlimit TO %I', role);
 	EXECUTE format('GRANT USAGE ON TYPE tierlimit.decision TO %I', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION tierlimit.check, tierlimit.check_many,'
-				   ' tierlimit.peek, tierlimit.refund, tierlimit.usage TO %I', role);
+				   ' tierlimit.peek, tierlimit.refund, tierlimit.usage,'
+				   ' tierlimit.headers, tierlimit.status, tierlimit.error_body,'
+				   ' tierlimit.problem TO %I', role);
 END
 $$;
 
-COMMENT ON FUNCTION tierlimit.grant_service(name) IS 'Grant a role what a service needs to check calls, and no more';
+COMMENT ON FUNCTION tierlimit.grant_service(name) IS 'Grant a role what a service needs to check calls and answer them, and no more';
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tierlimit FROM PUBLIC;
 REVOKE ALL ON TYPE tierlimit.decision FROM PUBLIC;

@@ -10,6 +10,7 @@
 #define TIERLIMIT_COMPAT_H
 
 #include "utils/datetime.h"
+#include "utils/jsonb.h"
 #include "utils/wait_event.h"
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
@@ -58,6 +59,25 @@ decode_datetime(char **field, int *ftype, int nf, struct pg_tm *tm)
 #endif
 
 	return error != 0 ? error : dtype == DTK_DATE ? 0 : DTERR_BAD_FORMAT;
+}
+
+/* 19 has a state for building a jsonb, which takes what was pushed. */
+#if PG_VERSION_NUM < 190000
+typedef struct JsonbInState
+{
+	JsonbValue *result;
+	JsonbParseState *parseState;
+} JsonbInState;
+#endif
+
+static inline void
+push_jsonb(JsonbInState *state, JsonbIteratorToken token, JsonbValue *value)
+{
+#if PG_VERSION_NUM >= 190000
+	pushJsonbValue(state, token, value);
+#else
+	state->result = pushJsonbValue(&state->parseState, token, value);
+#endif
 }
 
 #endif							/* TIERLIMIT_COMPAT_H */

@@ -82,42 +82,65 @@ decision_columns(const Decision *decision, Datum *values, bool *nulls)
 	if (!decision->allowed)
 		error = tiers_error_code(decision->error_code);
 
-	values[0] = BoolGetDatum(decision->allowed);
-	values[1] = Int64GetDatum(limit ? limit->max : 0);
-	values[2] = Int64GetDatum(decision->remaining);
-	values[3] = Int32GetDatum(decision->retry_after);
-	values[4] = Int32GetDatum(decision->error_code);
-	values[5] = error.name;
-	values[6] = Int32GetDatum(error.http_status);
-	values[7] = decision->key;
-	values[8] = decision->tier;
-	values[9] = limit ? limit->name : (Datum) 0;
-	values[10] = Int64GetDatum(decision->cost);
-	values[11] = TimestampTzGetDatum(decision->decided_at);
-	values[12] = TimestampTzGetDatum(decision->resets_at);
+	values[DECISION_ALLOWED] = BoolGetDatum(decision->allowed);
+	values[DECISION_LIMIT] = Int64GetDatum(limit ? limit->max : 0);
+	values[DECISION_REMAINING] = Int64GetDatum(decision->remaining);
+	values[DECISION_RETRY_AFTER] = Int32GetDatum(decision->retry_after);
+	values[DECISION_ERROR_CODE] = Int32GetDatum(decision->error_code);
+	values[DECISION_ERROR] = error.name;
+	values[DECISION_HTTP_STATUS] = Int32GetDatum(error.http_status);
+	values[DECISION_KEY] = decision->key;
+	values[DECISION_TIER] = decision->tier;
+	values[DECISION_LIMIT_NAME] = limit ? limit->name : (Datum) 0;
+	values[DECISION_COST] = Int64GetDatum(decision->cost);
+	values[DECISION_DECIDED_AT] = TimestampTzGetDatum(decision->decided_at);
+	values[DECISION_RESET_AT] = TimestampTzGetDatum(decision->resets_at);
 
 	memset(nulls, false, DECISION_COLUMNS * sizeof(bool));
-	nulls[1] = nulls[2] = nulls[9] = limit == NULL;
-	nulls[3] = decision->retry_after == 0;
-	nulls[5] = decision->allowed;
-	nulls[7] = decision->key == (Datum) 0;
-	nulls[8] = decision->tier == (Datum) 0;
-	nulls[12] = decision->resets_at == DT_NOEND;
+	nulls[DECISION_LIMIT] = limit == NULL;
+	nulls[DECISION_REMAINING] = limit == NULL;
+	nulls[DECISION_LIMIT_NAME] = limit == NULL;
+	nulls[DECISION_RETRY_AFTER] = decision->retry_after == 0;
+	nulls[DECISION_ERROR] = decision->allowed;
+	nulls[DECISION_KEY] = decision->key == (Datum) 0;
+	nulls[DECISION_TIER] = decision->tier == (Datum) 0;
+	nulls[DECISION_RESET_AT] = decision->resets_at == DT_NOEND;
+}
+
+static TupleDesc
+look_up_row_type(void)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc(installation()->decision, -1);
+
+	if (desc->natts != DECISION_COLUMNS)
+		elog(ERROR, "type tierlimit.decision has %d columns instead of %d",
+			 desc->natts, DECISION_COLUMNS);
+	return desc;
 }
 
 Datum
 decision_row(const Decision *decision)
 {
-	TupleDesc	desc = lookup_rowtype_tupdesc(installation()->decision, -1);
+	TupleDesc	desc = look_up_row_type();
 	Datum		values[DECISION_COLUMNS];
 	bool		nulls[DECISION_COLUMNS];
 	HeapTuple	tuple;
 
-	if (desc->natts != DECISION_COLUMNS)
-		elog(ERROR, "type tierlimit.decision has %d columns instead of %d",
-			 desc->natts, DECISION_COLUMNS);
 	decision_columns(decision, values, nulls);
 	tuple = heap_form_tuple(desc, values, nulls);
 	ReleaseTupleDesc(desc);
 	return HeapTupleGetDatum(tuple);
+}
+
+void
+decision_deform(HeapTupleHeader row, Datum *values, bool *nulls)
+{
+	TupleDesc	desc = look_up_row_type();
+	HeapTupleData tuple = {
+		.t_len = HeapTupleHeaderGetDatumLength(row),
+		.t_data = row
+	};
+
+	heap_deform_tuple(&tuple, desc, values, nulls);
+	ReleaseTupleDesc(desc);
 }

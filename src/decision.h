@@ -29,7 +29,24 @@ typedef struct Decision
 	TimestampTz decided_at;
 } Decision;
 
-#define DECISION_COLUMNS 13
+/* The columns of tierlimit.decision, in their order. */
+typedef enum DecisionColumn
+{
+	DECISION_ALLOWED,
+	DECISION_LIMIT,
+	DECISION_REMAINING,
+	DECISION_RETRY_AFTER,
+	DECISION_ERROR_CODE,
+	DECISION_ERROR,
+	DECISION_HTTP_STATUS,
+	DECISION_KEY,
+	DECISION_TIER,
+	DECISION_LIMIT_NAME,
+	DECISION_COST,
+	DECISION_DECIDED_AT,
+	DECISION_RESET_AT,
+	DECISION_COLUMNS
+} DecisionColumn;
 
 /* A decision that no limit was asked for; error_code 0: an admission. */
 extern Decision decision_without_limit(int32 error_code, Datum key, Datum tier,
@@ -44,7 +61,8 @@ extern Decision decision_by_limits(const Verdict *verdict, Datum key,
 extern void decision_columns(const Decision *decision, Datum *values,
 							 bool *nulls);
 
-/* A row of type tierlimit.decision. */
+/* A row of type tierlimit.decision; and the columns of one. */
 extern Datum decision_row(const Decision *decision);
+extern void decision_deform(HeapTupleHeader row, Datum *values, bool *nulls);
 
 #endif							/* TIERLIMIT_DECISION_H */

@@ -35,20 +35,6 @@ refusal_of(const KeyRecord *record, TimestampTz now)
 	return now >= record->expires_at ? ERROR_PAYMENT_EXPIRED : 0;
 }
 
-static const Tier *
-find_tier(const char *name, int length)
-{
-	const Tier *tier = tiers_find(name, length);
-
-	if (tier == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("tier \"%s\" does not exist",
-						pnstrdup(name, length)),
-				 errhint("Insert it into tierlimit.tier, and its limits into tierlimit.tier_limit.")));
-	return tier;
-}
-
 /*
  * Look up the key, and the tier if the caller names one, both as they were at
  * one moment.  (First the tier: meanwhile the key is fetched from memory.)
@@ -62,8 +48,8 @@ look_up(const text *tier, Policy *policy)
 
 		policy->tier = NULL;
 		if (tier != NULL)
-			policy->tier = find_tier(VARDATA_ANY(tier),
-									 VARSIZE_ANY_EXHDR(tier));
+			policy->tier = tiers_require(VARDATA_ANY(tier),
+										 VARSIZE_ANY_EXHDR(tier));
 		registry_look_up(&policy->charge.subject, &policy->record);
 		tiers_refresh();
 		if (tiers_version() == version)
@@ -98,7 +84,7 @@ find_tier_of_key(Policy *policy)
 		tiers_forget();
 		look_up(NULL, policy);
 	}
-	return find_tier(record->tier, strlen(record->tier));
+	return tiers_require(record->tier, strlen(record->tier));
 }
 
 void

@@ -15,6 +15,9 @@
  *		store.c			the shared memory, its layout and locks
  *		  pool.c		  its free blocks; sweep.c makes room
  *
+ * answers.c makes of the decision what a service answers over HTTP (json.c);
+ * secrets.c makes the secrets of registered keys.
+ *
  * triggers.c tells registry.c and tiers.c of changes, scope.c keeps databases
  * apart, query.c reads tables, clock.c tells the time.
  *

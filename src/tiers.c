@@ -71,7 +71,7 @@ static Statement too_many_query = {
 };
 
 static Statement error_query = {
-	"SELECT code, http_status, name FROM tierlimit.error_code", 0, {0}, NULL
+	"SELECT code, http_status, name, message FROM tierlimit.error_code", 0, {0}, NULL
 };
 
 static void
@@ -262,6 +262,7 @@ read_error_codes(Reading *reading, Tables *tables)
 
 		entry->http_status = DatumGetInt32(query_value(row, 2, (Datum) 0));
 		entry->name = copy_text(row, 3, tables->context);
+		entry->message = copy_text(row, 4, tables->context);
 	}
 }
 
@@ -349,6 +350,20 @@ tiers_find(const char *name, int length)
 	return &entry->tier;
 }
 
+const Tier *
+tiers_require(const char *name, int length)
+{
+	const Tier *tier = tiers_find(name, length);
+
+	if (tier == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("tier \"%s\" does not exist",
+						pnstrdup(name, length)),
+				 errhint("Insert it into tierlimit.tier, and its limits into tierlimit.tier_limit.")));
+	return tier;
+}
+
 ErrorCode
 tiers_error_code(int32 code)
 {
@@ -361,5 +376,6 @@ tiers_error_code(int32 code)
 
 	unknown.http_status = code >= 1008 ? 429 : 403;
 	unknown.name = PointerGetDatum(cstring_to_text(psprintf("ERROR_%d", code)));
+	unknown.message = PointerGetDatum(cstring_to_text("The request was refused."));
 	return unknown;
 }

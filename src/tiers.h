@@ -51,6 +51,7 @@ typedef struct ErrorCode
 	int32		code;			/* hash key */
 	int32		http_status;
 	Datum		name;			/* text */
+	Datum		message;		/* text */
 } ErrorCode;
 
 /*
@@ -66,10 +67,11 @@ extern uint64 tiers_version(void);
 /* Have the next tiers_refresh() read the tables in any case. */
 extern void tiers_forget(void);
 
-/* Find a tier by name; NULL if there is none. */
+/* Find a tier by name; if there is none: NULL, or an ERROR. */
 extern const Tier *tiers_find(const char *name, int length);
+extern const Tier *tiers_require(const char *name, int length);
 
-/* An error code; one that the table lacks gets a name and status as well. */
+/* An error code; one that the table lacks gets all of these as well. */
 extern ErrorCode tiers_error_code(int32 code);
 
 /*

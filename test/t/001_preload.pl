@@ -34,10 +34,12 @@ sub error_of
 sql('CREATE EXTENSION tierlimit');
 pass('not preloaded: CREATE EXTENSION works');
 
+my $decision = '(t,,,,0,,200,k,,,1,2026-01-01 00:00:00+00,)';
 for my $call (
 	"check('k', 'small')", "check_many('{k}', 'small')",
 	"peek('k', 'small')",  "refund('k')",
 	"reset('k')",          "usage('k', 'small')",
+	"headers('$decision')", "status('$decision')",
 	"stat_counters()",     "stat_reset()")
 {
 	like(
@@ -53,7 +55,8 @@ INSERT INTO tierlimit.tier_limit (tier, name, period, max)
 	VALUES ('small', 'hour', '1 hour', 5), ('none', 'hour', '1 hour', 0);
 INSERT INTO tierlimit.api_key (name, tier) VALUES ('truncated', 'gone');
 TRUNCATE tierlimit.api_key;
-INSERT INTO tierlimit.api_key (name, tier) VALUES ('acme', 'gone'), ('deleted', 'gone');
+INSERT INTO tierlimit.api_key (name, tier) VALUES ('acme', 'gone');
+SELECT tierlimit.create_key('deleted', 'gone');
 UPDATE tierlimit.api_key SET tier = 'small', billing_timezone = 'Europe/Vienna' WHERE name = 'acme';
 DELETE FROM tierlimit.api_key WHERE name = 'deleted';
 UPDATE tierlimit.tier_limit SET max = 3 WHERE tier = 'small';
