@@ -357,6 +357,25 @@ BEGIN
 END
 $$;
 
+CREATE TYPE tierlimit.verification AS (
+	key text,
+	limit_name text,
+	counted bigint,
+	logged bigint,
+	difference bigint
+);
+
+COMMENT ON TYPE tierlimit.verification IS 'What verify() returns for each limit';
+COMMENT ON COLUMN tierlimit.verification.counted IS 'in memory';
+COMMENT ON COLUMN tierlimit.verification.logged IS 'by the request log';
+
+CREATE FUNCTION tierlimit.verify(key text DEFAULT NULL)
+	RETURNS SETOF tierlimit.verification
+	AS 'MODULE_PATHNAME', 'tierlimit_verify'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION tierlimit.verify(text) IS 'What memory counts against what the request log says: of a key or account, or of all that are in memory';
+
 CREATE FUNCTION tierlimit.log_flush() RETURNS void
 	AS 'MODULE_PATHNAME', 'tierlimit_log_flush'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -529,4 +548,4 @@ $$;
 COMMENT ON FUNCTION tierlimit.grant_service(name) IS 'Grant a role what a service needs to check calls and answer them, and no more';
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tierlimit FROM PUBLIC;
-REVOKE ALL ON TYPE tierlimit.decision FROM PUBLIC;
+REVOKE ALL ON TYPE tierlimit.decision, tierlimit.verification FROM PUBLIC;

@@ -12,12 +12,10 @@
  * all others who want to count it; waits until its newest rows are written;
  * reads them; plays them into windows in memory of its own; and puts these,
  * complete, into shared memory.  The others wait meanwhile: so it is done
- * once.  An ERROR, or the end of the session, gives the claim back.
+ * once.
  *
  * Locks: the partition's is held to claim and to put the result in place, not
- * in between.  One who waits for a claim while holding a lock on the log's
- * table that the claimant waits for would wait for ever: so one waits for
- * CLAIM_PATIENCE only.
+ * in between.
  *
  * Whoever only looks (peek, usage) does the same without a claim, and keeps
  * the result to itself: that works on a standby, too.
@@ -27,9 +25,8 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
-#include "calendar.h"
+#include "claim.h"
 #include "log.h"
-#include "miscadmin.h"
 #include "past.h"
 #include "rebuild.h"
 #include "settings.h"
@@ -37,25 +34,8 @@
 #include "sweep.h"
 #include "utils/timestamp.h"
 
-#define CLAIM_PATIENCE (10 * USECS_PER_SEC)
-
 /* Sums of minutes will do for windows that keep calls together for longer. */
 #define COARSEST_SUM USECS_PER_MINUTE
-
-/* Blocks in memory of this backend, which grows as needed. */
-typedef struct Workshop
-{
-	Purse		purse;
-	uint32		size;			/* blocks in it */
-} Workshop;
-
-/* The windows of a work, built here. */
-typedef struct Building
-{
-	Workshop	workshop;
-	SubjectWindow windows[MAX_WINDOWS];
-	TimestampTz newest;			/* of what was read; DT_NOBEGIN: nothing */
-} Building;
 
 static void
 workshop_grow(Workshop *shop)
@@ -71,11 +51,10 @@ workshop_grow(Workshop *shop)
 	shop->size = size;
 }
 
-static void
-workshop_close(Workshop *shop)
+void
+rebuild_done(Building *building)
 {
-	if (shop->size > 0)
-		pfree(shop->purse.base);
+	pfree(building->workshop.purse.base);
 }
 
 /* From when on a window counts; what was decided then is not counted yet. */
@@ -149,12 +128,8 @@ build_window(Building *building, const Work *work, int i, const Past *past,
 	}
 }
 
-/*
- * Build all windows of a work as they are at this time, or at that of the
- * subject's newest row, if that is later.
- */
-static void
-build(Building *building, Work *work, TimestampTz now)
+void
+rebuild_windows(Building *building, Work *work, TimestampTz now)
 {
 	PastSpan	span = span_of(work, now);
 	Past		past = past_read(&work->charge->subject, &span);
@@ -173,54 +148,6 @@ build(Building *building, Work *work, TimestampTz now)
 		build_window(building, work, i, &past, now);
 	if (past.sums != NULL)
 		pfree(past.sums);
-}
-
-/* Give the claim to a subject back. */
-static void
-release_claim(int code, Datum arg)
-{
-	const SubjectName *name = (const SubjectName *) DatumGetPointer(arg);
-	Subject    *subject;
-
-	(void) code;
-	store_lock(&name->hash, 1, LW_EXCLUSIVE);
-	subject = subject_find(name);
-	if (subject != NULL)
-		subject->filling = false;
-	store_unlock(&name->hash, 1);
-	ConditionVariableBroadcast(&store->filled);
-}
-
-/* Wait until nobody claims the subject. */
-static void
-wait_for_claim(const SubjectName *name)
-{
-	static uint32 wait_event = 0;
-	TimestampTz since = GetCurrentTimestamp();
-
-	for (;;)
-	{
-		Subject    *subject;
-		bool		filling;
-
-		ConditionVariablePrepareToSleep(&store->filled);
-		store_lock(&name->hash, 1, LW_SHARED);
-		subject = subject_find(name);
-		filling = subject != NULL && subject->filling;
-		store_unlock(&name->hash, 1);
-		if (!filling)
-			break;
-		if (GetCurrentTimestamp() - since > CLAIM_PATIENCE)
-			ereport(ERROR,
-					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-					 errmsg("could not read what is counted for a key"),
-					 errdetail("Another session has been reading it from the request log for %d seconds.",
-							   (int) (CLAIM_PATIENCE / USECS_PER_SEC)),
-					 errhint("See whether somebody holds a lock on tierlimit.request_log.")));
-		ConditionVariableTimedSleep(&store->filled, 1000,
-									extension_wait_event(&wait_event, "TierlimitRebuild"));
-	}
-	ConditionVariableCancelSleep();
 }
 
 typedef enum ClaimResult
@@ -257,20 +184,6 @@ try_claim(Work *work)
 		work->subject->filling = true;
 	store_unlock(&name->hash, 1);
 	return result;
-}
-
-/* Behind the newest row of the subject that may not be written yet. */
-static uint64
-log_position_of(const SubjectName *name)
-{
-	Subject    *subject;
-	uint64		position;
-
-	store_lock(&name->hash, 1, LW_SHARED);
-	subject = subject_find(name);
-	position = subject == NULL ? 0 : subject->log_position;
-	store_unlock(&name->hash, 1);
-	return position;
 }
 
 /*
@@ -332,11 +245,11 @@ fill_claimed(Work *work, Clock clock)
 {
 	Building	building;
 
-	log_wait_written(log_position_of(&work->charge->subject));
-	build(&building, work, clock.now);
+	log_wait_written(claim_log_position(&work->charge->subject));
+	rebuild_windows(&building, work, clock.now);
 	while (!try_install(work, &building, clock_of(&building, clock)))
 		sweep_make_room(clock);
-	workshop_close(&building.workshop);
+	rebuild_done(&building);
 }
 
 void
@@ -349,18 +262,18 @@ rebuild_subject(Work *work, Clock clock)
 		case NOTHING_TO_CLAIM:
 			break;
 		case CLAIMED_BY_ANOTHER:
-			wait_for_claim(name);
+			claim_wait(name);
 			break;
 		case NO_ROOM:
 			sweep_make_room(clock);
 			break;
 		case CLAIMED:
-			PG_ENSURE_ERROR_CLEANUP(release_claim, PointerGetDatum(name));
+			PG_ENSURE_ERROR_CLEANUP(claim_clean_up, PointerGetDatum(name));
 			{
 				fill_claimed(work, clock);
 			}
-			PG_END_ENSURE_ERROR_CLEANUP(release_claim, PointerGetDatum(name));
-			release_claim(0, PointerGetDatum(name));
+			PG_END_ENSURE_ERROR_CLEANUP(claim_clean_up, PointerGetDatum(name));
+			claim_release(name);
 			break;
 	}
 }
@@ -368,7 +281,7 @@ rebuild_subject(Work *work, Clock clock)
 text *
 rebuild_tier(const SubjectName *name)
 {
-	log_wait_written(log_position_of(name));
+	log_wait_written(claim_log_position(name));
 	return past_tier(name);
 }
 
@@ -381,8 +294,8 @@ rebuild_for_backend(Call *call)
 		Building   *building = palloc(sizeof(Building));
 
 		if (!RecoveryInProgress())
-			log_wait_written(log_position_of(&work->charge->subject));
-		build(building, work, call->clock.now);
+			log_wait_written(claim_log_position(&work->charge->subject));
+		rebuild_windows(building, work, call->clock.now);
 		call->clock.now = Max(call->clock.now, building->newest);
 		work->subject = NULL;
 		work->base = building->workshop.purse.base;

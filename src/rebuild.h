@@ -25,6 +25,28 @@ extern void rebuild_subject(Work *work, Clock clock);
  */
 extern void rebuild_for_backend(Call *call);
 
+/* Blocks in memory of this backend, which grows as needed. */
+typedef struct Workshop
+{
+	Purse		purse;
+	uint32		size;			/* blocks in it */
+} Workshop;
+
+/* The windows of a work, built here. */
+typedef struct Building
+{
+	Workshop	workshop;
+	SubjectWindow windows[MAX_WINDOWS];
+	TimestampTz newest;			/* of what was read; DT_NOBEGIN: nothing */
+} Building;
+
+/*
+ * Build all windows of a work as they are at this time, or at that of the
+ * subject's newest row, if that is later; in the current memory context.
+ */
+extern void rebuild_windows(Building *building, Work *work, TimestampTz now);
+extern void rebuild_done(Building *building);
+
 /* The tier that a subject was last called under; NULL if it never was. */
 extern text *rebuild_tier(const SubjectName *name);
 

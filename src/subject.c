@@ -205,6 +205,16 @@ subject_remove(const SubjectName *name, Purse *purse)
 		subject_remove_at(name->hash, link, purse);
 }
 
+void
+subject_get_name(const Subject *subject, char *name)
+{
+	int			inlined = Min(subject->name_length, SUBJECT_INLINE_NAME);
+
+	memcpy(name, subject->name, inlined);
+	bytes_read(subject->name_rest, name + inlined,
+			   subject->name_length - inlined);
+}
+
 SubjectWindow *
 subject_window_at(BlockNo block)
 {

@@ -99,6 +99,9 @@ extern Subject *subject_create(const SubjectName *name, Purse *purse);
 extern void subject_remove_at(uint64 hash, BlockNo *link, Purse *purse);
 extern void subject_remove(const SubjectName *name, Purse *purse);
 
+/* Copy the name's name_length bytes out. */
+extern void subject_get_name(const Subject *subject, char *name);
+
 /* The windows of a subject, in no order that matters. */
 extern SubjectWindow *subject_window_at(BlockNo block);
 extern SubjectWindow *subject_find_window(const Subject *subject,

@@ -68,10 +68,16 @@ SELECT DISTINCT tableoid::regclass FROM tierlimit.request_log WHERE key ~ '^log'
 SELECT tierlimit.add_log_partition('2026-05-01');
 SELECT DISTINCT tableoid::regclass FROM tierlimit.request_log WHERE key ~ '^log';
 
+-- memory and log agree
+SELECT * FROM tierlimit.verify('log sync') ORDER BY limit_name;
+SELECT count(*) > 0 AS any, count(*) FILTER (WHERE difference <> 0) AS differ FROM tierlimit.verify();
+SELECT * FROM tierlimit.verify('log never');
+
 -- the dropped day leaves its sums
 SELECT tierlimit.drop_log('2026-05-02 00:00:00+00');
 SELECT count(*) FROM tierlimit.request_log WHERE key ~ '^log';
 SELECT sum(requests) AS requests FROM tierlimit.usage_hourly WHERE key ~ '^log';
+SELECT counted, logged, difference FROM tierlimit.verify('log two') WHERE difference <> 0;
 
 -- the columns of the view
 SELECT log_pending, log_written > 0 AS log_written, log_lag = '0' AS no_lag FROM tierlimit.stat;

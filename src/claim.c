@@ -1,0 +1,86 @@
+/*-------------------------------------------------------------------------
+ *
+ * claim.c
+ *		One session at a time compares a subject with the request log.
+ *
+ * Whoever has claimed a subject (subject->filling) is alone with it: others
+ * that want to change what is counted wait, while no lock is held.  An ERROR,
+ * or the end of the session, gives the claim back.
+ *
+ * One who waits for a claim while holding a lock on the log's table that the
+ * claimant waits for would wait for ever: so one waits for CLAIM_PATIENCE
+ * only.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "claim.h"
+#include "compat.h"
+#include "utils/timestamp.h"
+
+#define CLAIM_PATIENCE (10 * USECS_PER_SEC)
+
+void
+claim_release(const SubjectName *name)
+{
+	Subject    *subject;
+
+	store_lock(&name->hash, 1, LW_EXCLUSIVE);
+	subject = subject_find(name);
+	if (subject != NULL)
+		subject->filling = false;
+	store_unlock(&name->hash, 1);
+	ConditionVariableBroadcast(&store->filled);
+}
+
+void
+claim_clean_up(int code, Datum arg)
+{
+	(void) code;
+	claim_release((const SubjectName *) DatumGetPointer(arg));
+}
+
+void
+claim_wait(const SubjectName *name)
+{
+	static uint32 wait_event = 0;
+	TimestampTz since = GetCurrentTimestamp();
+
+	for (;;)
+	{
+		Subject    *subject;
+		bool		filling;
+
+		ConditionVariablePrepareToSleep(&store->filled);
+		store_lock(&name->hash, 1, LW_SHARED);
+		subject = subject_find(name);
+		filling = subject != NULL && subject->filling;
+		store_unlock(&name->hash, 1);
+		if (!filling)
+			break;
+		if (GetCurrentTimestamp() - since > CLAIM_PATIENCE)
+			ereport(ERROR,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg("could not read what is counted for a key"),
+					 errdetail("Another session has been reading it from the request log for %d seconds.",
+							   (int) (CLAIM_PATIENCE / USECS_PER_SEC)),
+					 errhint("See whether somebody holds a lock on tierlimit.request_log.")));
+		ConditionVariableTimedSleep(&store->filled, 1000,
+									extension_wait_event(&wait_event, "TierlimitRebuild"));
+	}
+	ConditionVariableCancelSleep();
+}
+
+uint64
+claim_log_position(const SubjectName *name)
+{
+	Subject    *subject;
+	uint64		position;
+
+	store_lock(&name->hash, 1, LW_SHARED);
+	subject = subject_find(name);
+	position = subject == NULL ? 0 : subject->log_position;
+	store_unlock(&name->hash, 1);
+	return position;
+}
