@@ -99,6 +99,25 @@ COMMENT ON COLUMN tierlimit.api_key.account IS 'keys of one account are counted 
 COMMENT ON COLUMN tierlimit.api_key.billing_anchor IS 'when calendar periods begin; NULL: 2001-01-01 00:00 in its time zone';
 COMMENT ON COLUMN tierlimit.api_key.expires_at IS 'from then on refused with 1004';
 
+CREATE TABLE tierlimit.endpoint (
+	endpoint text PRIMARY KEY,
+	credits bigint NOT NULL DEFAULT 1 CHECK (credits >= 0)
+);
+
+COMMENT ON TABLE tierlimit.endpoint IS 'What a call costs when the caller names no cost';
+COMMENT ON COLUMN tierlimit.endpoint.endpoint IS 'a trailing * matches any rest; the longest match wins';
+
+CREATE TABLE tierlimit.tier_endpoint (
+	tier text NOT NULL REFERENCES tierlimit.tier ON UPDATE CASCADE ON DELETE CASCADE,
+	endpoint text NOT NULL,
+	PRIMARY KEY (tier, endpoint)
+);
+
+COMMENT ON TABLE tierlimit.tier_endpoint IS 'Endpoints that a tier includes; a tier without rows includes all';
+COMMENT ON COLUMN tierlimit.tier_endpoint.endpoint IS 'a trailing * matches any rest';
+
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.endpoint', '');
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.tier_endpoint', '');
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.tier', '');
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.error_code', 'WHERE code NOT BETWEEN 1001 AND 1011');
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.tier_limit', '');
@@ -130,7 +149,8 @@ DECLARE
 	trg text;
 BEGIN
 	FOR tab, fun IN VALUES ('tier', 'tiers_changed'), ('tier_limit', 'tiers_changed'),
-			('error_code', 'tiers_changed'), ('api_key', 'key_changed') LOOP
+			('error_code', 'tiers_changed'), ('endpoint', 'tiers_changed'),
+			('tier_endpoint', 'tiers_changed'), ('api_key', 'key_changed') LOOP
 		EXECUTE format('CREATE TRIGGER changing BEFORE INSERT OR UPDATE OR DELETE ON tierlimit.%I
 			FOR EACH ROW EXECUTE FUNCTION tierlimit.%I()', tab, fun);
 		EXECUTE format('CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON tierlimit.%I
@@ -423,6 +443,12 @@ CREATE FUNCTION tierlimit.check(key text, tier text DEFAULT NULL, cost bigint DE
 	AS 'MODULE_PATHNAME', 'tierlimit_check'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
+CREATE FUNCTION tierlimit.authorize(api_key text, endpoint text DEFAULT NULL, ip inet DEFAULT NULL,
+		cost bigint DEFAULT NULL, request_id text DEFAULT NULL)
+	RETURNS tierlimit.decision
+	AS 'MODULE_PATHNAME', 'tierlimit_authorize'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
 CREATE FUNCTION tierlimit.peek(key text, tier text DEFAULT NULL, cost bigint DEFAULT 1)
 	RETURNS tierlimit.decision
 	AS 'MODULE_PATHNAME', 'tierlimit_peek'
@@ -449,6 +475,7 @@ CREATE FUNCTION tierlimit.usage(key text, tier text DEFAULT NULL)
 	LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 4;
 
 COMMENT ON FUNCTION tierlimit.check(text, text, bigint, text, text) IS 'Count a call if it fits into all limits of its tier';
+COMMENT ON FUNCTION tierlimit.authorize(text, text, inet, bigint, text) IS 'The whole gate in front of an API: check a secret, its key, tier, endpoint and address';
 COMMENT ON FUNCTION tierlimit.peek(text, text, bigint) IS 'What check would answer, with nothing counted';
 COMMENT ON FUNCTION tierlimit.check_many(text[], text, bigint) IS 'Check each key on its own, in order';
 COMMENT ON FUNCTION tierlimit.refund(text, bigint, integer) IS 'Give back the newest counted calls and credits; returns the credits';
@@ -538,7 +565,7 @@ CREATE FUNCTION tierlimit.grant_service(role name) RETURNS void
 BEGIN
 	EXECUTE format('GRANT USAGE ON SCHEMA tierlimit TO %I', role);
 	EXECUTE format('GRANT USAGE ON TYPE tierlimit.decision TO %I', role);
-	EXECUTE format('GRANT EXECUTE ON FUNCTION tierlimit.check, tierlimit.check_many,'
+	EXECUTE format('GRANT EXECUTE ON FUNCTION tierlimit.authorize, tierlimit.check, tierlimit.check_many,'
 				   ' tierlimit.peek, tierlimit.refund, tierlimit.usage,'
 				   ' tierlimit.headers, tierlimit.status, tierlimit.error_body,'
 				   ' tierlimit.problem TO %I', role);

@@ -96,21 +96,35 @@ equal_texts(Datum a, Datum b)
 		memcmp(VARDATA_ANY(x), VARDATA_ANY(y), VARSIZE_ANY_EXHDR(x)) == 0;
 }
 
-/* The governing limit; NULL if it has been removed since the decision. */
+/* A limit by its name; NULL if there is none, or no such tier. */
+static const TierLimit *
+find_limit_of(const Tier *tier, Datum name)
+{
+	for (int i = 0; tier != NULL && i < tier->nlimits; i++)
+		if (equal_texts(tier->limits[i].name, name))
+			return &tier->limits[i];
+	return NULL;
+}
+
+/*
+ * The governing limit: one of the tier, or of addresses; NULL if it has been
+ * removed since the decision.
+ */
 static const TierLimit *
 find_limit(const Row *row)
 {
-	text	   *name;
-	const Tier *tier;
+	Datum		name = row->values[DECISION_LIMIT_NAME];
+	const TierLimit *limit = NULL;
 
-	if (row->nulls[DECISION_TIER])
-		return NULL;
-	name = DatumGetTextPP(row->values[DECISION_TIER]);
-	tier = tiers_find(VARDATA_ANY(name), VARSIZE_ANY_EXHDR(name));
-	for (int i = 0; tier != NULL && i < tier->nlimits; i++)
-		if (equal_texts(tier->limits[i].name, row->values[DECISION_LIMIT_NAME]))
-			return &tier->limits[i];
-	return NULL;
+	if (!row->nulls[DECISION_TIER])
+	{
+		text	   *tier = DatumGetTextPP(row->values[DECISION_TIER]);
+
+		limit = find_limit_of(tiers_find(VARDATA_ANY(tier),
+										 VARSIZE_ANY_EXHDR(tier)), name);
+	}
+	return limit != NULL ? limit
+		: find_limit_of(tiers_find(ADDRESS_TIER, strlen(ADDRESS_TIER)), name);
 }
 
 static int64

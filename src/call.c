@@ -46,7 +46,8 @@ call_begin(Call *call, const Charge *charges, int count, Clock clock,
 {
 	Assert(count >= 1 && count <= MAX_CHARGES && cost >= 0);
 
-	call->count = count;
+	call->count = call->nlocks = count;
+	call->request = NULL;
 	call->clock = clock;
 	call->cost = cost;
 	for (int i = 0; i < count; i++)
@@ -55,6 +56,13 @@ call_begin(Call *call, const Charge *charges, int count, Clock clock,
 		call->hashes[i] = charges[i].subject.hash;
 		call_plan(&call->works[i], clock.now);
 	}
+}
+
+void
+call_add_request(Call *call, Request *request)
+{
+	call->request = request;
+	call->hashes[call->nlocks++] = request->subject.hash;
 }
 
 void
@@ -107,7 +115,7 @@ call_lock(Call *call, LWLockMode mode)
 	{
 		bool		over = false;
 
-		store_lock(call->hashes, call->count, mode);
+		store_lock(call->hashes, call->nlocks, mode);
 		for (int i = 0; i < call->count; i++)
 		{
 			call_find_windows(&call->works[i]);
@@ -121,7 +129,7 @@ call_lock(Call *call, LWLockMode mode)
 			return;
 
 		/* Calendars may load a time zone: not under a lock. */
-		store_unlock(call->hashes, call->count);
+		store_unlock(call->hashes, call->nlocks);
 		for (int i = 0; i < call->count; i++)
 			call_plan(&call->works[i], call->clock.now);
 	}
@@ -130,5 +138,5 @@ call_lock(Call *call, LWLockMode mode)
 void
 call_unlock(Call *call)
 {
-	store_unlock(call->hashes, call->count);
+	store_unlock(call->hashes, call->nlocks);
 }

@@ -9,6 +9,7 @@
 #define TIERLIMIT_CALL_H
 
 #include "limiter.h"
+#include "request.h"
 
 /*
  * What a call has to do with one subject.  Its windows are found in shared
@@ -29,7 +30,9 @@ typedef struct Call
 {
 	int			count;
 	Work		works[MAX_CHARGES];
-	uint64		hashes[MAX_CHARGES];
+	Request    *request;		/* NULL: it has no id */
+	int			nlocks;			/* what is locked: the subjects, the request */
+	uint64		hashes[MAX_LOCKS];
 	Clock		clock;
 	int64		cost;
 } Call;
@@ -37,6 +40,9 @@ typedef struct Call
 /* Prepare a call of this cost >= 0; no lock may be held. */
 extern void call_begin(Call *call, const Charge *charges, int count,
 					   Clock clock, int64 cost);
+
+/* Have the call lock its request, too. */
+extern void call_add_request(Call *call, Request *request);
 
 /* Find out which windows the charge is about at this time; no lock. */
 extern void call_plan(Work *work, TimestampTz now);

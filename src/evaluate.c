@@ -4,7 +4,8 @@
  *		What limits say of a call.
  *
  * Nothing is changed here.  Each limit is asked on its own; then one of them
- * governs the answer.
+ * governs the answer.  Of several subjects, one that denies is the last that is
+ * asked.
  *
  *-------------------------------------------------------------------------
  */
@@ -128,7 +129,7 @@ evaluate(const Call *call)
 	int			which = 0;
 	int32		shadow_code = 0;
 
-	for (int i = 0; i < call->count; i++)
+	for (int i = 0; i < call->count && verdict.allowed; i++)
 	{
 		const Work *work = &call->works[i];
 

@@ -3,8 +3,8 @@
  * functions.c
  *		What SQL calls to check, count and look at calls.
  *
- * Each function looks at its arguments, asks policy.c what applies to the
- * key, has limiter.c decide, and returns rows.  What only says "no" to a
+ * Each function looks at its arguments, has decide.c or gate.c decide, and
+ * returns rows.  What only says "no" to a
  * caller of the API is a decision; what is wrong with a call of ours is an
  * ERROR, and then nothing has been counted.
  *
@@ -14,9 +14,10 @@
 
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
-#include "decision.h"
+#include "decide.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "gate.h"
 #include "miscadmin.h"
 #include "policy.h"
 #include "rebuild.h"
@@ -26,16 +27,7 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-/* What is asked, and by whom. */
-typedef struct Question
-{
-	const text *key;			/* NULL, or at most MAX_NAME_LENGTH bytes */
-	const text *tier;			/* NULL: the key's own */
-	int64		cost;
-	const text *endpoint;
-	const text *request_id;
-} Question;
-
+PG_FUNCTION_INFO_V1(tierlimit_authorize);
 PG_FUNCTION_INFO_V1(tierlimit_check);
 PG_FUNCTION_INFO_V1(tierlimit_peek);
 PG_FUNCTION_INFO_V1(tierlimit_check_many);
@@ -80,6 +72,14 @@ cost_argument(FunctionCallInfo fcinfo, int n)
 	return require_amount(PG_ARGISNULL(n) ? 1 : PG_GETARG_INT64(n), "cost");
 }
 
+/* What a question costs; if NULL, it does not say. */
+static void
+set_cost(Question *question, FunctionCallInfo fcinfo, int n)
+{
+	question->has_cost = !PG_ARGISNULL(n);
+	question->cost = cost_argument(fcinfo, n);
+}
+
 /* For texts that are kept in memory. */
 static text *
 require_short(text *value, const char *argument)
@@ -106,145 +106,48 @@ request_id_argument(FunctionCallInfo fcinfo, int n)
 	return require_short(text_argument(fcinfo, n), "request_id");
 }
 
-static bool
-is_missing(const text *key)
-{
-	return key == NULL || VARSIZE_ANY_EXHDR(key) == 0;
-}
-
 /* For functions that are told, not asked: there must be a key. */
 static void
 require_key(const text *key)
 {
-	if (is_missing(key))
+	if (decide_is_missing(key))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("key must not be null or empty")));
 }
 
-static Datum
-tier_name(const Tier *tier)
+/* authorize(api_key, endpoint, ip, cost, request_id) */
+Datum
+tierlimit_authorize(PG_FUNCTION_ARGS)
 {
-	return tier == NULL ? (Datum) 0 : tier->name;
-}
+	Question	question = {0};
+	text	   *secret;
+	Decision	decision;
 
-/* What the log says of who asks. */
-static LogRow
-log_row(const Question *question, const Policy *policy)
-{
-	const text *tier = (const text *) DatumGetPointer(tier_name(policy->tier));
-	LogRow		row = {
-		.at = policy->clock.now,
-		.credits = question->cost,
-		.catalog = installation()->scope.catalog,
-		.error_code = policy->refusal
-	};
-
-	row.texts[LOG_KEY] = logrow_text(question->key);
-	row.texts[LOG_TIER] = logrow_text(tier);
-	row.texts[LOG_ENDPOINT] = logrow_endpoint(question->endpoint);
-	row.texts[LOG_REQUEST_ID] = logrow_text(question->request_id);
-	if (policy->charge.subject.kind == SUBJECT_ACCOUNT)
-	{
-		row.texts[LOG_ACCOUNT].bytes = policy->charge.subject.name;
-		row.texts[LOG_ACCOUNT].length = policy->charge.subject.length;
-	}
-	return row;
-}
-
-/* A decision that the limits are not asked for. */
-static Decision
-refusal(const Question *question, const Policy *policy)
-{
-	return decision_without_limit(policy->refusal,
-								  PointerGetDatum(question->key),
-								  tier_name(policy->tier), question->cost,
-								  policy->clock.now);
-}
-
-static Decision
-decision_of(const Question *question, const Policy *policy,
-			const Verdict *verdict)
-{
-	return decision_by_limits(verdict, PointerGetDatum(question->key),
-							  tier_name(policy->tier), question->cost,
-							  policy->record.registered
-							  ? policy->record.expires_at : DT_NOEND);
-}
-
-/* Find out what applies to the one who asks. */
-static void
-policy_for(const Question *question, Policy *policy)
-{
-	if (!is_missing(question->key))
-	{
-		policy_for_key(question->key, question->tier, policy);
-		return;
-	}
-	memset(policy, 0, sizeof(Policy));
-	tiers_refresh();
-	policy->refusal = ERROR_KEY_MISSING;
-	policy->clock = clock_read();
-}
-
-/* While limits are off, everything is admitted. */
-static Decision
-wave_through(const Question *question)
-{
-	return decision_without_limit(0, PointerGetDatum(question->key),
-								  PointerGetDatum(question->tier),
-								  question->cost, clock_read().now);
-}
-
-static Decision
-decide(const Question *question)
-{
-	Policy		policy;
-	Verdict		verdict;
-	LogRow		row;
-
-	if (!tierlimit_enabled)
-		return wave_through(question);
-	policy_for(question, &policy);
-	row = log_row(question, &policy);
-	if (policy.refusal != 0)
-	{
-		limiter_refuse(policy.charge.subject.hash, &row);
-		return refusal(question, &policy);
-	}
-	verdict = limiter_charge(&policy.charge, 1, policy.clock, question->cost,
-							 &row);
-	return decision_of(question, &policy, &verdict);
-}
-
-/* The same decision, but nothing is counted or logged. */
-static Decision
-foresee(const Question *question)
-{
-	Policy		policy;
-	Verdict		verdict;
-
-	if (!tierlimit_enabled)
-		return wave_through(question);
-	policy_for(question, &policy);
-	if (policy.refusal != 0)
-		return refusal(question, &policy);
-	verdict = limiter_peek(&policy.charge, 1, policy.clock, question->cost);
-	return decision_of(question, &policy, &verdict);
+	store_require();
+	require_primary("authorize");
+	secret = text_argument(fcinfo, 0);
+	question.endpoint = text_argument(fcinfo, 1);
+	question.address = PG_ARGISNULL(2) ? NULL : PG_GETARG_INET_PP(2);
+	set_cost(&question, fcinfo, 3);
+	question.request_id = request_id_argument(fcinfo, 4);
+	decision = gate_decide(secret, &question);
+	limiter_wait_durable();
+	return decision_row(&decision);
 }
 
 /* check(key, tier, cost, endpoint, request_id) */
 Datum
 tierlimit_check(PG_FUNCTION_ARGS)
 {
-	Question	question;
+	Question	question = {0};
 	Decision	decision;
 
 	store_require();
 	require_primary("check");
 	question.key = key_argument(fcinfo, 0);
 	question.tier = text_argument(fcinfo, 1);
-	question.cost = cost_argument(fcinfo, 2);
+	set_cost(&question, fcinfo, 2);
 	question.endpoint = text_argument(fcinfo, 3);
 	question.request_id = request_id_argument(fcinfo, 4);
 	decision = decide(&question);
@@ -262,8 +165,8 @@ tierlimit_peek(PG_FUNCTION_ARGS)
 	store_require();
 	question.key = key_argument(fcinfo, 0);
 	question.tier = text_argument(fcinfo, 1);
-	question.cost = cost_argument(fcinfo, 2);
-	decision = foresee(&question);
+	set_cost(&question, fcinfo, 2);
+	decision = decide_beforehand(&question);
 	return decision_row(&decision);
 }
 
@@ -280,7 +183,7 @@ tierlimit_check_many(PG_FUNCTION_ARGS)
 	store_require();
 	require_primary("check_many");
 	question.tier = text_argument(fcinfo, 1);
-	question.cost = cost_argument(fcinfo, 2);
+	set_cost(&question, fcinfo, 2);
 	InitMaterializedSRF(fcinfo, 0);
 	if (PG_ARGISNULL(0))
 		return (Datum) 0;
@@ -317,7 +220,7 @@ static LogRow
 policy_for_change(const text *key, Policy *policy)
 {
 	static const Tier no_limits = {0};
-	Question	question = {.key = key};
+	Question	question = {.key = key, .has_cost = true};
 	LogRow		row;
 
 	policy_for_key(key, NULL, policy);
@@ -330,7 +233,7 @@ policy_for_change(const text *key, Policy *policy)
 			policy_for_key(key, tier, policy);
 	}
 	policy->refusal = 0;
-	row = log_row(&question, policy);
+	row = decide_log_row(&question, policy);
 	if (policy->tier == NULL)
 		policy->charge.tier = &no_limits;
 	return row;

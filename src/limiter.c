@@ -90,6 +90,8 @@ gather_blocks(Call *call, Purse *purse)
 
 	for (int i = 0; i < call->count; i++)
 		needed += blocks_for(&call->works[i]);
+	if (call->request != NULL)
+		needed += request_blocks(call->request);
 	return purse->count >= needed ||
 		pool_fill(&store->pool, purse, needed, partition_of(call->hashes[0]));
 }
@@ -169,7 +171,16 @@ append_row(Call *call, const RingPlace *place, const LogRow *row)
 		if (call->works[i].subject != NULL)
 			call->works[i].subject->log_position = place->end;
 	if (row->waited_for)
-		durable_position = place->end;
+		durable_position = Max(durable_position, place->end);
+}
+
+/* Who repeats a request waits for its row as the one before did. */
+static void
+await_record_of(const Request *request)
+{
+	if (tierlimit_durability == DURABILITY_SYNC)
+		durable_position = Max(durable_position,
+							   subject_find(&request->subject)->log_position);
 }
 
 /* Steps 1 to 4 under the lock. */
@@ -181,6 +192,11 @@ try_charge(Call *call, LogQueue *queue, LogRow *row, Verdict *verdict)
 	RingPlace	place;
 	Outcome		outcome = DONE;
 
+	if (call->request != NULL && request_recall(call->request, call->clock.now))
+	{
+		await_record_of(call->request);
+		return DONE;
+	}
 	for (int i = 0; i < call->count; i++)
 		if (!call_is_complete(&call->works[i]))
 			return NEEDS_WINDOWS;
@@ -198,6 +214,9 @@ try_charge(Call *call, LogQueue *queue, LogRow *row, Verdict *verdict)
 	{
 		for (int i = 0; verdict->allowed && i < call->count; i++)
 			count_call(&call->works[i], call->clock.now, call->cost, &purse);
+		if (verdict->allowed && call->request != NULL)
+			request_remember(call->request, verdict, call->cost,
+							 row->texts[LOG_TIER], place.end, &purse);
 		append_row(call, &place, row);
 		if (verdict->allowed)
 			stats->admitted++;
@@ -231,14 +250,16 @@ provide(Outcome lacking, Call *call, LogQueue *queue, const LogRow *row)
 
 Verdict
 limiter_charge(const Charge *charges, int count, Clock clock, int64 cost,
-			   LogRow *row)
+			   LogRow *row, Request *request)
 {
 	Call		call;
-	Verdict		verdict;
+	Verdict		verdict = {0};
 	LogQueue   *queue;
 	Outcome		outcome;
 
 	call_begin(&call, charges, count, clock, cost);
+	if (request != NULL)
+		call_add_request(&call, request);
 	do
 	{
 		queue = log_open();
@@ -266,8 +287,8 @@ lock_to_look(Call *call)
 		if (call_is_complete(work))
 			continue;
 		call_unlock(call);
-		rebuild_for_backend(call);
-		store_lock(call->hashes, call->count, LW_SHARED);
+		rebuild_for_backend(call, DT_NOEND);
+		store_lock(call->hashes, call->nlocks, LW_SHARED);
 		return;
 	}
 }
@@ -283,6 +304,17 @@ limiter_peek(const Charge *charges, int count, Clock clock, int64 cost)
 	verdict = evaluate(&call);
 	call_unlock(&call);
 	return verdict;
+}
+
+Verdict
+limiter_recall(const Charge *charges, int count, TimestampTz at, int64 cost)
+{
+	Clock		clock = {at, CLOCK_SERVER};
+	Call		call;
+
+	call_begin(&call, charges, count, clock, cost);
+	rebuild_for_backend(&call, at);
+	return evaluate(&call);
 }
 
 void

@@ -27,6 +27,9 @@ typedef struct Charge
 	const char *timezone;
 } Charge;
 
+/* See request.h. */
+typedef struct Request Request;
+
 typedef struct Verdict
 {
 	bool		allowed;
@@ -42,13 +45,19 @@ typedef struct Verdict
 /*
  * Decide a call of cost >= 0 credits, count it in all windows of all its
  * subjects if it is allowed, and append the decision to the request log: row
- * says who calls, the rest of it is filled in.  Raises an ERROR, with nothing
+ * says who calls, the rest of it is filled in.  A request (NULL: it has no
+ * id) that was admitted before is not charged again: then request->repeated is
+ * set, and there is no verdict.  Raises an ERROR, with nothing
  * counted, if there is no memory for it or if it can't be logged.
  */
 extern Verdict limiter_charge(const Charge *charges, int count, Clock clock,
-							  int64 cost, LogRow *row);
+							  int64 cost, LogRow *row, Request *request);
 
-/* The same verdict; nothing is counted, nor changed at all. */
+/* The verdict on an admitted call of the past, by the log before it. */
+extern Verdict limiter_recall(const Charge *charges, int count,
+							  TimestampTz at, int64 cost);
+
+/* The verdict on such a call now; nothing is counted, nor changed at all. */
 extern Verdict limiter_peek(const Charge *charges, int count, Clock clock,
 							int64 cost);
 

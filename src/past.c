@@ -26,6 +26,12 @@
 #define OF_ACCOUNT \
 	"account OPERATOR(pg_catalog.=) $1 AND error_code OPERATOR(pg_catalog.=) 0"
 
+/* The rows of an address, or of a network. */
+#define OF_ADDRESS \
+	"ip OPERATOR(pg_catalog.>=) pg_catalog.host(pg_catalog.network($1::inet))::inet" \
+	" AND ip OPERATOR(pg_catalog.<=) pg_catalog.host(pg_catalog.broadcast($1::inet))::inet" \
+	" AND error_code OPERATOR(pg_catalog.=) 0"
+
 /* Is there anything?  Mostly there is not: the key is a new one. */
 #define ANY_ROW(subject) { \
 	"SELECT 1 FROM tierlimit.request_log WHERE " subject \
@@ -72,10 +78,16 @@
 	" ORDER BY at DESC LIMIT 1", 1, {TEXTOID}, NULL \
 }
 
-/* By SubjectKind. */
-static Statement any_row[] = {ANY_ROW(OF_KEY), ANY_ROW(OF_ACCOUNT)};
-static Statement sums[] = {SUMS(OF_KEY, "NOT"), SUMS(OF_ACCOUNT, "")};
-static Statement newest_tier[] = {NEWEST_TIER(OF_KEY), NEWEST_TIER(OF_ACCOUNT)};
+/* By SubjectKind.  (Of addresses, there are no sums of minutes.) */
+static Statement any_row[] = {
+	ANY_ROW(OF_KEY), ANY_ROW(OF_ACCOUNT), ANY_ROW(OF_ADDRESS)
+};
+static Statement sums[] = {
+	SUMS(OF_KEY, "NOT"), SUMS(OF_ACCOUNT, ""), SUMS(OF_ADDRESS, "false AND")
+};
+static Statement newest_tier[] = {
+	NEWEST_TIER(OF_KEY), NEWEST_TIER(OF_ACCOUNT), NEWEST_TIER(OF_ADDRESS)
+};
 
 static Datum
 name_of(const SubjectName *subject)
@@ -133,21 +145,12 @@ past_tier(const SubjectName *subject)
 	text	   *tier = NULL;
 	Reading		reading;
 	Datum		name;
-	char	   *found = NULL;
 
 	query_begin(&reading);
 	name = name_of(subject);
 	query_run(&reading, &newest_tier[subject->kind], &name);
 	if (SPI_processed > 0)
-		found = query_string(0, 1);
-	if (found != NULL)
-	{
-		int			length = strlen(found);
-
-		tier = SPI_palloc(length + VARHDRSZ);
-		SET_VARSIZE(tier, length + VARHDRSZ);
-		memcpy(VARDATA(tier), found, length);
-	}
+		tier = query_text(0, 1);
 	query_end(&reading);
 	return tier;
 }

@@ -9,6 +9,7 @@
 
 #include "miscadmin.h"
 #include "policy.h"
+#include "secrets.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -87,34 +88,66 @@ find_tier_of_key(Policy *policy)
 	return tiers_require(record->tier, strlen(record->tier));
 }
 
-void
-policy_for_key(const text *key, const text *tier, Policy *policy)
+/* Look up what the subject of the charge stands for, with the tier. */
+static void
+begin_policy(Policy *policy, const text *tier)
+{
+	uint64		hash = policy->charge.subject.hash;
+
+	store_prefetch_bucket(hash);
+	policy->clock = clock_read();
+	store_prefetch_subject(hash);
+	look_up(tier, policy);
+	if (policy->tier == NULL)
+		policy->tier = find_tier_of_key(policy);
+}
+
+/* Put down whether the key may call, and who is charged. */
+static void
+finish_policy(Policy *policy)
 {
 	const KeyRecord *record = &policy->record;
 	Charge	   *charge = &policy->charge;
-	Scope		scope;
 
-	tiers_refresh();
-	scope = installation()->scope;
-	charge->subject = subject_name(scope, SUBJECT_KEY, VARDATA_ANY(key),
-								   VARSIZE_ANY_EXHDR(key));
-	store_prefetch_bucket(charge->subject.hash);
-	policy->clock = clock_read();
-	store_prefetch_subject(charge->subject.hash);
-	look_up(tier, policy);
-
-	if (policy->tier == NULL)
-		policy->tier = find_tier_of_key(policy);
 	policy->refusal = policy->tier == NULL ? ERROR_KEY_INVALID : 0;
 	if (record->registered)
 	{
 		policy->refusal = refusal_of(record, policy->clock.now);
 		if (record->account[0] != '\0')
-			charge->subject = subject_name(scope, SUBJECT_ACCOUNT,
-										   record->account,
+			charge->subject = subject_name(charge->subject.scope,
+										   SUBJECT_ACCOUNT, record->account,
 										   strlen(record->account));
 	}
 	charge->tier = policy->tier;
 	charge->billing_anchor = record->billing_anchor;
 	charge->timezone = record->timezone;
+}
+
+void
+policy_for_key(const text *key, const text *tier, Policy *policy)
+{
+	tiers_refresh();
+	policy->charge.subject = subject_name(installation()->scope, SUBJECT_KEY,
+										  VARDATA_ANY(key),
+										  VARSIZE_ANY_EXHDR(key));
+	begin_policy(policy, tier);
+	finish_policy(policy);
+}
+
+void
+policy_for_secret(const text *secret, Policy *policy)
+{
+	Charge	   *charge = &policy->charge;
+	uint8		hash[SECRET_HASH_LENGTH];
+
+	tiers_refresh();
+	secret_hash(VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret), hash);
+	charge->subject = subject_name(installation()->scope, SUBJECT_SECRET,
+								   (const char *) hash, sizeof(hash));
+	begin_policy(policy, NULL);
+	if (policy->record.registered)
+		charge->subject = subject_name(charge->subject.scope, SUBJECT_KEY,
+									   policy->record.name,
+									   strlen(policy->record.name));
+	finish_policy(policy);
 }

@@ -16,6 +16,8 @@
 #define ERROR_KEY_MISSING 1002
 #define ERROR_PAYMENT_REQUIRED 1003
 #define ERROR_PAYMENT_EXPIRED 1004
+#define ERROR_KEY_REQUIRED 1005
+#define ERROR_NOT_AUTHORIZED 1006
 #define ERROR_KEY_DISABLED 1007
 
 /*
@@ -37,5 +39,8 @@ typedef struct Policy
  * caller's tier does not exist.  No lock may be held.
  */
 extern void policy_for_key(const text *key, const text *tier, Policy *policy);
+
+/* Find out what applies to the key of a secret; refused if there is none. */
+extern void policy_for_secret(const text *secret, Policy *policy);
 
 #endif							/* TIERLIMIT_POLICY_H */

@@ -106,3 +106,19 @@ query_string(int row, int column)
 
 	return value == (Datum) 0 ? NULL : TextDatumGetCString(value);
 }
+
+text *
+query_text(int row, int column)
+{
+	char	   *value = query_string(row, column);
+	text	   *copy;
+	int			length;
+
+	if (value == NULL)
+		return NULL;
+	length = strlen(value);
+	copy = SPI_palloc(length + VARHDRSZ);
+	SET_VARSIZE(copy, length + VARHDRSZ);
+	memcpy(VARDATA(copy), value, length);
+	return copy;
+}

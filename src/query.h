@@ -53,4 +53,7 @@ extern Datum query_value(int row, int column, Datum fallback);
 /* Likewise a text, as a string in the current context; NULL for NULL. */
 extern char *query_string(int row, int column);
 
+/* Likewise, but a text in the context that query_begin() was called in. */
+extern text *query_text(int row, int column);
+
 #endif							/* TIERLIMIT_QUERY_H */

@@ -129,11 +129,14 @@ build_window(Building *building, const Work *work, int i, const Past *past,
 }
 
 void
-rebuild_windows(Building *building, Work *work, TimestampTz now)
+rebuild_windows(Building *building, Work *work, TimestampTz now,
+				TimestampTz until)
 {
 	PastSpan	span = span_of(work, now);
 	Past		past = past_read(&work->charge->subject, &span);
 
+	while (past.count > 0 && past.sums[past.count - 1].at >= until)
+		past.count--;
 	memset(&building->workshop, 0, sizeof(Workshop));
 	building->newest = DT_NOBEGIN;
 	if (past.count > 0)
@@ -246,7 +249,7 @@ fill_claimed(Work *work, Clock clock)
 	Building	building;
 
 	log_wait_written(claim_log_position(&work->charge->subject));
-	rebuild_windows(&building, work, clock.now);
+	rebuild_windows(&building, work, clock.now, DT_NOEND);
 	while (!try_install(work, &building, clock_of(&building, clock)))
 		sweep_make_room(clock);
 	rebuild_done(&building);
@@ -286,7 +289,7 @@ rebuild_tier(const SubjectName *name)
 }
 
 void
-rebuild_for_backend(Call *call)
+rebuild_for_backend(Call *call, TimestampTz until)
 {
 	for (int i = 0; i < call->count; i++)
 	{
@@ -295,7 +298,7 @@ rebuild_for_backend(Call *call)
 
 		if (!RecoveryInProgress())
 			log_wait_written(claim_log_position(&work->charge->subject));
-		rebuild_windows(building, work, call->clock.now);
+		rebuild_windows(building, work, call->clock.now, until);
 		call->clock.now = Max(call->clock.now, building->newest);
 		work->subject = NULL;
 		work->base = building->workshop.purse.base;

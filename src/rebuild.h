@@ -21,9 +21,10 @@ extern void rebuild_subject(Work *work, Clock clock);
 
 /*
  * Build the windows of all works of a call for this backend alone, in the
- * current memory context; moves the call's clock on to theirs.
+ * current memory context, of what was decided before a time (DT_NOEND: all);
+ * moves the call's clock on to theirs.
  */
-extern void rebuild_for_backend(Call *call);
+extern void rebuild_for_backend(Call *call, TimestampTz until);
 
 /* Blocks in memory of this backend, which grows as needed. */
 typedef struct Workshop
@@ -42,9 +43,11 @@ typedef struct Building
 
 /*
  * Build all windows of a work as they are at this time, or at that of the
- * subject's newest row, if that is later; in the current memory context.
+ * subject's newest row, if that is later; in the current memory context.  What
+ * was decided at the time until or later is left out (DT_NOEND: nothing).
  */
-extern void rebuild_windows(Building *building, Work *work, TimestampTz now);
+extern void rebuild_windows(Building *building, Work *work, TimestampTz now,
+							TimestampTz until);
 extern void rebuild_done(Building *building);
 
 /* The tier that a subject was last called under; NULL if it never was. */

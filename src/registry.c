@@ -3,6 +3,9 @@
  * registry.c
  *		What the table api_key says about a key, remembered for all sessions.
  *
+ * A key is looked up by its name, or by the hash of its secret; what is said
+ * of names here holds for hashes as well: each has a record of its own.
+ *
  * There may be millions of keys, so no backend remembers them for itself:
  * what was read of a key's row, or that it has none, is kept with its subject
  * in shared memory, once for everybody.  It is a cache: the sweep may drop it
@@ -55,24 +58,34 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-/* A record as it is kept: this, followed by the three strings' bytes. */
+/*
+ * A record as it is kept: this, followed by the strings' bytes.  A key's name
+ * is not repeated in its own.
+ */
 typedef struct PackedRecord
 {
 	TimestampTz expires_at;
 	TimestampTz billing_anchor;
 	uint8		status;
+	uint8		name_length;
 	uint8		timezone_length;
 	uint8		tier_length;
 	uint8		account_length;
 } PackedRecord;
 
 #define PACKED_HEADER (offsetof(PackedRecord, account_length) + 1)
-#define MAX_PACKED (PACKED_HEADER + 2 * MAX_NAME_LENGTH + MAX_TIER_LENGTH)
+#define MAX_PACKED (PACKED_HEADER + 3 * MAX_NAME_LENGTH + MAX_TIER_LENGTH)
+
+#define KEY_COLUMNS \
+	"SELECT tier, status, account, billing_anchor, billing_timezone, expires_at," \
+	" name FROM tierlimit.api_key WHERE "
 
 static Statement key_query = {
-	"SELECT tier, status, account, billing_anchor, billing_timezone, expires_at"
-	" FROM tierlimit.api_key WHERE name OPERATOR(pg_catalog.=) $1",
-	1, {TEXTOID}, NULL
+	KEY_COLUMNS "name OPERATOR(pg_catalog.=) $1", 1, {TEXTOID}, NULL
+};
+
+static Statement secret_query = {
+	KEY_COLUMNS "key_hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}, NULL
 };
 
 static void
@@ -99,12 +112,13 @@ unpack_string(char *to, const char *from, uint8 length)
 }
 
 static int
-pack(const KeyRecord *record, char *packed)
+pack(const SubjectName *key, const KeyRecord *record, char *packed)
 {
 	PackedRecord head = {
 		.expires_at = record->expires_at,
 		.billing_anchor = record->billing_anchor,
 		.status = record->status,
+		.name_length = key->kind == SUBJECT_KEY ? 0 : strlen(record->name),
 		.timezone_length = strlen(record->timezone),
 		.tier_length = strlen(record->tier),
 		.account_length = strlen(record->account)
@@ -112,6 +126,7 @@ pack(const KeyRecord *record, char *packed)
 	char	   *at = packed + PACKED_HEADER;
 
 	memcpy(packed, &head, PACKED_HEADER);
+	at = pack_string(at, record->name, head.name_length);
 	at = pack_string(at, record->timezone, head.timezone_length);
 	at = pack_string(at, record->tier, head.tier_length);
 	at = pack_string(at, record->account, head.account_length);
@@ -129,6 +144,7 @@ unpack(const char *packed, KeyRecord *record)
 	record->expires_at = head.expires_at;
 	record->billing_anchor = head.billing_anchor;
 	record->status = (KeyStatus) head.status;
+	at = unpack_string(record->name, at, head.name_length);
 	at = unpack_string(record->timezone, at, head.timezone_length);
 	at = unpack_string(record->tier, at, head.tier_length);
 	unpack_string(record->account, at, head.account_length);
@@ -176,6 +192,7 @@ read_row(KeyRecord *record)
 	char	   *account = query_string(0, 3);
 
 	record->registered = true;
+	strlcpy(record->name, query_string(0, 7), sizeof(record->name));
 	strlcpy(record->tier, query_string(0, 1), sizeof(record->tier));
 	record->status = parse_status(query_string(0, 2));
 	strlcpy(record->account, account ? account : "", sizeof(record->account));
@@ -247,8 +264,10 @@ read_table(const SubjectName *key, const Mark *mark, KeyRecord *record)
 											   reading.snapshot->xmin);
 	ended = ended && none_runs_since_start(reading.snapshot);
 
+	/* A bytea looks like a text. */
 	name = PointerGetDatum(cstring_to_text_with_len(key->name, key->length));
-	query_run(&reading, &key_query, &name);
+	query_run(&reading,
+			  key->kind == SUBJECT_SECRET ? &secret_query : &key_query, &name);
 	if (SPI_processed == 0)
 		set_unregistered(record);
 	else
@@ -266,7 +285,7 @@ static bool
 keep(const SubjectName *key, const Mark *mark, const KeyRecord *record)
 {
 	char		packed[MAX_PACKED];
-	int			length = record->registered ? pack(record, packed) : 0;
+	int			length = record->registered ? pack(key, record, packed) : 0;
 	Purse		purse = {.base = store->blocks};
 	Mark	   *now;
 	Subject    *subject;

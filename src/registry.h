@@ -26,6 +26,7 @@ typedef struct KeyRecord
 {
 	bool		registered;		/* if not, nothing else is set but the
 								 * calendar's defaults */
+	char		name[MAX_NAME_LENGTH + 1];
 	KeyStatus	status;
 	TimestampTz expires_at;		/* DT_NOEND: never */
 	TimestampTz billing_anchor; /* DT_NOBEGIN: the default one */
@@ -35,14 +36,15 @@ typedef struct KeyRecord
 } KeyRecord;
 
 /*
- * Look a key up, in memory or else in the table.  The answer is that of the
+ * Look a key up, by its name (SUBJECT_KEY) or the hash of its secret
+ * (SUBJECT_SECRET), in memory or else in the table.  The answer is that of the
  * newest committed state, or of this transaction's own changes.  No lock may
  * be held.
  */
 extern void registry_look_up(const SubjectName *key, KeyRecord *record);
 
 /*
- * This transaction has changed the row of a key; or it has changed, or may
+ * This transaction has changed the row of a key, or of a secret; or it has changed, or may
  * be about to change, any number of them without saying which.
  */
 extern void registry_change(const SubjectName *key);

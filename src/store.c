@@ -14,7 +14,7 @@
  * Locks, in the order in which they are taken:
  *	1. the LWLock of a partition: protects its buckets, counters, and all that
  *	   its subjects consist of.  SHARED to look, EXCLUSIVE to change.  Whoever
- *	   needs two takes the lower-numbered first.
+ *	   needs several takes the lower-numbered first.
  *	2. the spinlock of a list of free blocks (pool.c).
  * No ERROR is raised, nothing allocated and nothing waited for while a lock is
  * held: what a charge needs is gathered before the first change, and then the
@@ -102,6 +102,8 @@ store_create(void)
 	store->locks = GetNamedLWLockTranche("tierlimit");
 	store->stats_since = GetCurrentTimestamp();
 	pg_atomic_init_u64(&store->clock_floor, 0);
+	pg_atomic_init_u64(&store->requests_forgotten,
+					   (uint64) store->stats_since);
 	pg_atomic_init_u64(&store->no_room_since, 0);
 	pg_atomic_init_u64(&store->no_room_until, 0);
 	pg_atomic_init_u32(&store->swept, 0);
@@ -153,27 +155,50 @@ store_require(void)
 			 errhint("Add the line \"shared_preload_libraries = 'tierlimit'\" to postgresql.conf and restart the server.")));
 }
 
+/*
+ * The partitions of some hashes, each once, the lowest first; returns their
+ * number.
+ */
+static int
+partitions_of(const uint64 *hashes, int count, uint32 *partitions)
+{
+	int			found = 0;
+
+	Assert(count >= 1 && count <= MAX_LOCKS);
+	for (int i = 0; i < count; i++)
+	{
+		uint32		partition = partition_of(hashes[i]);
+		int			at = found;
+
+		while (at > 0 && partitions[at - 1] > partition)
+			at--;
+		if (at > 0 && partitions[at - 1] == partition)
+			continue;
+		for (int j = found++; j > at; j--)
+			partitions[j] = partitions[j - 1];
+		partitions[at] = partition;
+	}
+	return found;
+}
+
 void
 store_lock(const uint64 *hashes, int count, LWLockMode mode)
 {
-	uint32		first = partition_of(hashes[0]);
-	uint32		last = partition_of(hashes[count - 1]);
+	uint32		partitions[MAX_LOCKS];
+	int			found = partitions_of(hashes, count, partitions);
 
-	Assert(count == 1 || count == 2);
-	LWLockAcquire(&store->locks[Min(first, last)].lock, mode);
-	if (first != last)
-		LWLockAcquire(&store->locks[Max(first, last)].lock, mode);
+	for (int i = 0; i < found; i++)
+		LWLockAcquire(&store->locks[partitions[i]].lock, mode);
 }
 
 void
 store_unlock(const uint64 *hashes, int count)
 {
-	uint32		first = partition_of(hashes[0]);
-	uint32		last = partition_of(hashes[count - 1]);
+	uint32		partitions[MAX_LOCKS];
+	int			found = partitions_of(hashes, count, partitions);
 
-	LWLockRelease(&store->locks[last].lock);
-	if (first != last)
-		LWLockRelease(&store->locks[first].lock);
+	for (int i = found - 1; i >= 0; i--)
+		LWLockRelease(&store->locks[partitions[i]].lock);
 }
 
 void
@@ -222,15 +247,27 @@ store_clock_floor(void)
 	return (TimestampTz) pg_atomic_read_u64(&store->clock_floor);
 }
 
+/* Times only go on. */
+static void
+raise_time(pg_atomic_uint64 *time, TimestampTz to)
+{
+	uint64		now = pg_atomic_read_u64(time);
+
+	while ((TimestampTz) now < to &&
+		   !pg_atomic_compare_exchange_u64(time, &now, (uint64) to))
+		;
+}
+
 void
 store_raise_clock_floor(TimestampTz to)
 {
-	uint64		floor = pg_atomic_read_u64(&store->clock_floor);
+	raise_time(&store->clock_floor, to);
+}
 
-	while ((TimestampTz) floor < to &&
-		   !pg_atomic_compare_exchange_u64(&store->clock_floor, &floor,
-										   (uint64) to))
-		;
+void
+store_forget_request(TimestampTz at)
+{
+	raise_time(&store->requests_forgotten, at);
 }
 
 StoreTotals

@@ -61,6 +61,8 @@ typedef struct Store
 	int64		size;			/* of all this, in bytes */
 	TimestampTz stats_since;	/* protected by all partitions' locks */
 	pg_atomic_uint64 clock_floor;	/* see store_clock_floor() */
+	pg_atomic_uint64 requests_forgotten;	/* time of the newest request that
+											 * is not in memory; see request.c */
 	pg_atomic_uint64 no_room_since; /* when a sweep was in vain; see sweep.c */
 	pg_atomic_uint64 no_room_until; /* and how long no other is tried */
 	pg_atomic_uint32 swept;		/* blocks freed by all sweeps so far */
@@ -86,9 +88,12 @@ partition_of(uint64 hash)
 	return (uint32) (hash % NUM_PARTITIONS);
 }
 
+/* So many partitions may be locked at a time. */
+#define MAX_LOCKS 3
+
 /*
- * Lock the partitions of up to two hashes.  Until store_unlock() nothing may
- * be done that can raise an ERROR, allocate or wait.
+ * Lock the partitions of up to MAX_LOCKS hashes.  Until store_unlock() nothing
+ * may be done that can raise an ERROR, allocate or wait.
  */
 extern void store_lock(const uint64 *hashes, int count, LWLockMode mode);
 extern void store_unlock(const uint64 *hashes, int count);
@@ -137,6 +142,9 @@ store_prefetch_subject(uint64 hash)
  */
 extern TimestampTz store_clock_floor(void);
 extern void store_raise_clock_floor(TimestampTz to);
+
+/* A request that was admitted at this time is no more in memory. */
+extern void store_forget_request(TimestampTz at);
 
 /* Figures of the whole store; no lock may be held. */
 typedef struct StoreTotals

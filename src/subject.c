@@ -156,6 +156,13 @@ subject_blocks(const SubjectName *name)
 	return 1 + bytes_blocks(name->length - SUBJECT_INLINE_NAME);
 }
 
+/* In the statistics. */
+static bool
+counts_as_key(const Subject *subject)
+{
+	return subject->kind <= SUBJECT_ADDRESS;
+}
+
 Subject *
 subject_create(const SubjectName *name, Purse *purse)
 {
@@ -176,7 +183,7 @@ subject_create(const SubjectName *name, Purse *purse)
 									 name->length - inlined, purse);
 	subject->next = *bucket;
 	*bucket = block;
-	store_stats(name->hash)->keys++;
+	store_stats(name->hash)->keys += counts_as_key(subject);
 	return subject;
 }
 
@@ -192,8 +199,8 @@ subject_remove_at(uint64 hash, BlockNo *link, Purse *purse)
 	bytes_free(subject->name_rest, purse);
 	bytes_free(subject->record, purse);
 	*link = subject->next;
+	store_stats(hash)->keys -= counts_as_key(subject);
 	purse_put(purse, block);
-	store_stats(hash)->keys--;
 }
 
 void

@@ -3,8 +3,8 @@
  * subject.h
  *		Who is being counted, and what is kept in memory about them.
  *
- * A subject is whoever is counted under a name: a key, or an account that
- * several keys share.  Where a function takes or returns a subject, the
+ * A subject is whoever is counted under a name: a key, an account that several
+ * keys share, or an address; and what else is remembered by a name.  Where a function takes or returns a subject, the
  * lock of its partition is needed: SHARED to look, EXCLUSIVE to change.
  *
  *-------------------------------------------------------------------------
@@ -21,7 +21,10 @@
 typedef enum SubjectKind
 {
 	SUBJECT_KEY,
-	SUBJECT_ACCOUNT
+	SUBJECT_ACCOUNT,
+	SUBJECT_ADDRESS,			/* named as gate.c does */
+	SUBJECT_SECRET,				/* counts nothing: a hash, and whose key it is */
+	SUBJECT_REQUEST				/* counts nothing: see request.c */
 } SubjectKind;
 
 /* What a subject is found by.  The bytes of the name are the caller's. */
@@ -34,11 +37,11 @@ typedef struct SubjectName
 	uint64		hash;
 } SubjectName;
 
-/* What is known of the row of api_key; see registry.c. */
+/* What is known of what a name stands for; see registry.c, request.c. */
 typedef enum RecordState
 {
 	RECORD_UNKNOWN,				/* not looked up, or not kept */
-	RECORD_ABSENT,				/* there is no such key */
+	RECORD_ABSENT,				/* there is nothing of that name */
 	RECORD_PRESENT
 } RecordState;
 
@@ -60,7 +63,7 @@ typedef struct Subject
 	uint16		record_length;
 	BlockNo		windows;		/* SubjectWindows */
 	BlockNo		name_rest;		/* bytes of the name that didn't fit */
-	BlockNo		record;			/* packed row of api_key, if RECORD_PRESENT */
+	BlockNo		record;			/* packed, if RECORD_PRESENT */
 	uint32		record_generation;	/* of its mark, when it was read */
 	TimestampTz clock;			/* time of the newest decision */
 	uint64		log_position;	/* behind its newest row in the log's queue */

@@ -29,6 +29,7 @@
 
 #include "log.h"
 #include "miscadmin.h"
+#include "request.h"
 #include "subject.h"
 #include "sweep.h"
 #include "utils/timestamp.h"
@@ -72,24 +73,41 @@ remove_from_bucket(uint64 hash, SubjectTest test, void *arg, Purse *purse)
 	return removed;
 }
 
+/* What the store has to know of a subject that goes. */
+static void
+forget(const Subject *subject)
+{
+	if (subject->kind == SUBJECT_REQUEST)
+		store_forget_request(subject->clock);
+	else if (subject->clock_source == CLOCK_SERVER)
+		store_raise_clock_floor(subject->clock);
+}
+
+/* From when on nothing is lost if the subject goes. */
+static TimestampTz
+empty_at(const Subject *subject)
+{
+	return subject->kind == SUBJECT_REQUEST ? subject->clock + REQUEST_MEMORY
+		: subject_empty_at(subject);
+}
+
 static bool
 has_run_empty(const Subject *subject, void *arg)
 {
 	Sweep	   *sweep = (Sweep *) arg;
-	TimestampTz empty_at = subject_empty_at(subject);
+	TimestampTz at = empty_at(subject);
 	TimestampTz now = sweep->server_now;
 
 	if (subject->clock_source == CLOCK_SESSION &&
 		sweep->clock.source == CLOCK_SESSION)
 		now = sweep->clock.now;
 
-	if (empty_at > now)
+	if (at > now)
 	{
-		sweep->next_empty = Min(sweep->next_empty, empty_at);
+		sweep->next_empty = Min(sweep->next_empty, at);
 		return false;
 	}
-	if (subject->clock_source == CLOCK_SERVER)
-		store_raise_clock_floor(subject->clock);
+	forget(subject);
 	return true;
 }
 
@@ -114,8 +132,7 @@ can_make_room(const Subject *subject, void *arg)
 	if (subject->clock <= sweep->evict_until && sweep->evict_count > 0)
 	{
 		sweep->evict_count--;
-		if (subject->clock_source == CLOCK_SERVER)
-			store_raise_clock_floor(subject->clock);
+		forget(subject);
 		return true;
 	}
 	return has_run_empty(subject, arg);

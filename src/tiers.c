@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * tiers.c
- *		The tiers with their limits, and the error codes, as this session
- *		remembers them.
+ *		The tiers with their limits and endpoints, and the error codes, as
+ *		this session remembers them.
  *
  * There are few tiers and they seldom change, so each session reads all of
  * them at once, and again after a change.  That makes "no such tier" as cheap
@@ -48,13 +48,16 @@ typedef struct Tables
 	MemoryContext context;
 	HTAB	   *tiers;			/* of TierEntry */
 	HTAB	   *error_codes;	/* of ErrorCode */
+	PatternSet *prices;			/* credits, by endpoint */
 } Tables;
 
 static Tables current;
 static uint64 current_is_of = 0;	/* number of changes that it knows of */
 static uint64 changes = 1;		/* invalidations that concern it, so far */
 
-static const char *const watched_names[] = {"tier", "tier_limit", "error_code"};
+static const char *const watched_names[] = {
+	"tier", "tier_limit", "error_code", "endpoint", "tier_endpoint"
+};
 
 static Oid	watched[lengthof(watched_names)];
 
@@ -72,6 +75,14 @@ static Statement too_many_query = {
 
 static Statement error_query = {
 	"SELECT code, http_status, name, message FROM tierlimit.error_code", 0, {0}, NULL
+};
+
+static Statement price_query = {
+	"SELECT endpoint, credits FROM tierlimit.endpoint", 0, {0}, NULL
+};
+
+static Statement endpoint_query = {
+	"SELECT tier, endpoint FROM tierlimit.tier_endpoint", 0, {0}, NULL
 };
 
 static void
@@ -116,10 +127,12 @@ copy_text(int row, int column, MemoryContext context)
 	return value;
 }
 
-/* Section 2 of the interface: "NULL = by period". */
+/* "NULL = by period", but those of addresses have a code of their own. */
 static int32
-default_error_code(int64 period_us)
+default_error_code(const char *tier, int64 period_us)
 {
+	if (strcmp(tier, ADDRESS_TIER) == 0)
+		return 1011;
 	return period_us <= USECS_PER_HOUR ? 1008
 		: period_us <= USECS_PER_DAY ? 1009 : 1010;
 }
@@ -142,7 +155,8 @@ read_limit(int row, MemoryContext context)
 	limit.enforce = DatumGetBool(query_value(row, 7, (Datum) 0));
 	limit.error_code =
 		DatumGetInt32(query_value(row, 8,
-								  Int32GetDatum(default_error_code(limit.period_us))));
+								  Int32GetDatum(default_error_code(query_string(row, 1),
+														   limit.period_us))));
 	return limit;
 }
 
@@ -267,6 +281,36 @@ read_error_codes(Reading *reading, Tables *tables)
 }
 
 static void
+read_prices(Reading *reading, Tables *tables)
+{
+	tables->prices = pattern_create(tables->context);
+	query_run(reading, &price_query, NULL);
+	for (int row = 0; row < (int) SPI_processed; row++)
+		pattern_add(tables->prices, query_string(row, 1),
+					DatumGetInt64(query_value(row, 2, (Datum) 0)));
+}
+
+/* A tier without rows includes all endpoints. */
+static void
+read_endpoints(Reading *reading, Tables *tables)
+{
+	query_run(reading, &endpoint_query, NULL);
+	for (int row = 0; row < (int) SPI_processed; row++)
+	{
+		char		key[MAX_KEY] = {0};
+		TierEntry  *entry;
+
+		strlcpy(key, query_string(row, 1), sizeof(key));
+		entry = hash_search(tables->tiers, key, HASH_FIND, NULL);
+		if (entry == NULL)
+			continue;
+		if (entry->tier.endpoints == NULL)
+			entry->tier.endpoints = pattern_create(tables->context);
+		pattern_add(entry->tier.endpoints, query_string(row, 2), 1);
+	}
+}
+
+static void
 watch_tables(void)
 {
 	Oid			schema = get_rel_namespace(installation()->scope.catalog);
@@ -297,6 +341,8 @@ read_tables(void)
 									  tables.context);
 	read_tiers(&reading, &tables);
 	read_error_codes(&reading, &tables);
+	read_prices(&reading, &tables);
+	read_endpoints(&reading, &tables);
 	MemoryContextSetParent(tables.context, CacheMemoryContext);
 	query_end(&reading);
 	return tables;
@@ -362,6 +408,29 @@ tiers_require(const char *name, int length)
 						pnstrdup(name, length)),
 				 errhint("Insert it into tierlimit.tier, and its limits into tierlimit.tier_limit.")));
 	return tier;
+}
+
+bool
+tiers_include(const Tier *tier, const text *endpoint)
+{
+	int64		value;
+
+	if (tier->endpoints == NULL)
+		return true;
+	return endpoint == NULL ? pattern_find(tier->endpoints, "", 0, &value)
+		: pattern_find(tier->endpoints, VARDATA_ANY(endpoint),
+					   VARSIZE_ANY_EXHDR(endpoint), &value);
+}
+
+int64
+tiers_price(const text *endpoint)
+{
+	int64		credits = 1;
+
+	if (endpoint != NULL)
+		(void) pattern_find(current.prices, VARDATA_ANY(endpoint),
+							VARSIZE_ANY_EXHDR(endpoint), &credits);
+	return credits;
 }
 
 ErrorCode

@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * tiers.h
- *		The tiers with their limits, and the error codes, as this session
- *		remembers them.
+ *		The tiers with their limits and endpoints, and the error codes, as
+ *		this session remembers them.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,6 +10,7 @@
 #define TIERLIMIT_TIERS_H
 
 #include "datatype/timestamp.h"
+#include "pattern.h"
 #include "window.h"
 
 typedef enum Unit
@@ -17,6 +18,10 @@ typedef enum Unit
 	UNIT_REQUESTS,				/* a call counts 1 */
 	UNIT_CREDITS				/* a call counts its cost */
 } Unit;
+
+/* The tier whose limits are those of addresses; and of calls without a key. */
+#define ADDRESS_TIER "ip"
+#define ANONYMOUS_TIER "anonymous"
 
 /* The limits of a tier are not more than this: work per call is bounded. */
 #define MAX_LIMITS 32
@@ -44,6 +49,7 @@ typedef struct Tier
 	int			nwindows;		/* nlimits, or one more: see tiers.c */
 	bool		has_calendar;	/* any of the windows */
 	TierLimit  *limits;			/* nwindows of them */
+	PatternSet *endpoints;		/* that it includes; NULL: all */
 } Tier;
 
 typedef struct ErrorCode
@@ -70,6 +76,13 @@ extern void tiers_forget(void);
 /* Find a tier by name; if there is none: NULL, or an ERROR. */
 extern const Tier *tiers_find(const char *name, int length);
 extern const Tier *tiers_require(const char *name, int length);
+
+/*
+ * Whether a tier includes an endpoint, and what a call of it costs if nobody
+ * says so.  No endpoint (NULL) is only included where every one is.
+ */
+extern bool tiers_include(const Tier *tier, const text *endpoint);
+extern int64 tiers_price(const text *endpoint);
 
 /* An error code; one that the table lacks gets all of these as well. */
 extern ErrorCode tiers_error_code(int32 code);

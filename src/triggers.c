@@ -81,19 +81,28 @@ column_of(const TriggerData *data, HeapTuple row, const char *column)
 	return isnull ? NULL : DatumGetTextPP(value);
 }
 
+/* Tell the registry that what is known by this column's value changes. */
 static void
-change_key(const TriggerData *data, HeapTuple row)
+change_record(const TriggerData *data, HeapTuple row, const char *column,
+			  SubjectKind kind)
 {
-	text	   *name = column_of(data, row, "name");
-	SubjectName key;
+	text	   *name = column_of(data, row, column);
+	SubjectName subject;
 
 	/* Before a row is checked it can have a name that no key has. */
 	if (name == NULL || VARSIZE_ANY_EXHDR(name) == 0 ||
 		VARSIZE_ANY_EXHDR(name) > MAX_NAME_LENGTH)
 		return;
-	key = subject_name(installation()->scope, SUBJECT_KEY, VARDATA_ANY(name),
-					   VARSIZE_ANY_EXHDR(name));
-	registry_change(&key);
+	subject = subject_name(installation()->scope, kind, VARDATA_ANY(name),
+						   VARSIZE_ANY_EXHDR(name));
+	registry_change(&subject);
+}
+
+static void
+change_key(const TriggerData *data, HeapTuple row)
+{
+	change_record(data, row, "name", SUBJECT_KEY);
+	change_record(data, row, "key_hash", SUBJECT_SECRET);
 }
 
 /* Tell the registry what happens to a row, or to the whole table. */

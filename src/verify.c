@@ -142,7 +142,7 @@ compare_claimed(ReturnSetInfo *result, Copy *copy)
 
 	log_wait_written(claim_log_position(&copy->charge.subject));
 	tier = past_tier(&copy->charge.subject);
-	rebuild_windows(&building, &copy->work, copy->now);
+	rebuild_windows(&building, &copy->work, copy->now, DT_NOEND);
 	for (int i = 0; i < copy->tier.nwindows; i++)
 	{
 		Moment		moment = {copy->now, copy->work.running[i]};

@@ -1,0 +1,223 @@
+/*-------------------------------------------------------------------------
+ *
+ * decide.c
+ *		From a question to a decision.
+ *
+ * policy.c says what applies to the key, limiter.c decides, counts and logs.
+ * A request that was admitted before gets its first answer again: from memory
+ * (request.c), or by the log.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "address.h"
+#include "decide.h"
+#include "request.h"
+#include "settings.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+bool
+decide_is_missing(const text *key)
+{
+	return key == NULL || VARSIZE_ANY_EXHDR(key) == 0;
+}
+
+static Datum
+tier_name(const Tier *tier)
+{
+	return tier == NULL ? (Datum) 0 : tier->name;
+}
+
+/* What the call costs: what the caller says, or the endpoint's price. */
+static int64
+cost_of(const Question *question)
+{
+	return question->has_cost ? question->cost
+		: tiers_price(question->endpoint);
+}
+
+LogRow
+decide_log_row(const Question *question, const Policy *policy)
+{
+	const text *tier = (const text *) DatumGetPointer(tier_name(policy->tier));
+	LogRow		row = {
+		.at = policy->clock.now,
+		.credits = cost_of(question),
+		.catalog = installation()->scope.catalog,
+		.error_code = policy->refusal
+	};
+
+	row.texts[LOG_KEY] = logrow_text(question->key);
+	row.texts[LOG_TIER] = logrow_text(tier);
+	row.texts[LOG_ENDPOINT] = logrow_endpoint(question->endpoint);
+	row.texts[LOG_REQUEST_ID] = logrow_text(question->request_id);
+	if (policy->charge.subject.kind == SUBJECT_ACCOUNT)
+	{
+		row.texts[LOG_ACCOUNT].bytes = policy->charge.subject.name;
+		row.texts[LOG_ACCOUNT].length = policy->charge.subject.length;
+	}
+	if (question->address != NULL)
+	{
+		row.has_address = true;
+		row.address = address_of_host(question->address);
+	}
+	return row;
+}
+
+/* Find out what applies to the one who asks. */
+static void
+policy_for(const Question *question, Policy *policy)
+{
+	if (!decide_is_missing(question->key))
+	{
+		policy_for_key(question->key, question->tier, policy);
+		return;
+	}
+	memset(policy, 0, sizeof(Policy));
+	tiers_refresh();
+	policy->refusal = ERROR_KEY_MISSING;
+	policy->clock = clock_read();
+}
+
+Decision
+decide_nothing(const Question *question)
+{
+	tiers_refresh();
+	return decision_without_limit(0, PointerGetDatum(question->key),
+								  PointerGetDatum(question->tier),
+								  cost_of(question), clock_read().now);
+}
+
+/* The answer to who is refused. */
+static Decision
+refusal(const Question *question, const Policy *policy)
+{
+	return decision_without_limit(policy->refusal,
+								  PointerGetDatum(question->key),
+								  tier_name(policy->tier), cost_of(question),
+								  policy->clock.now);
+}
+
+Decision
+decide_to_refuse(const Question *question, const Policy *policy)
+{
+	LogRow		row = decide_log_row(question, policy);
+
+	limiter_refuse(policy->charge.subject.hash, &row);
+	return refusal(question, policy);
+}
+
+static Decision
+decision_of(const Question *question, const Policy *policy,
+			const Verdict *verdict)
+{
+	return decision_by_limits(verdict, PointerGetDatum(question->key),
+							  tier_name(policy->tier), cost_of(question),
+							  policy->record.registered
+							  ? policy->record.expires_at : DT_NOEND);
+}
+
+/* What was answered when the request was admitted. */
+static Decision
+decision_again(const Question *question, const Admission *admission)
+{
+	const char *limit_name = admission->names + admission->tier_length;
+	text	   *tier = cstring_to_text_with_len(admission->names,
+												admission->tier_length);
+	TierLimit  *limit = palloc0(sizeof(TierLimit));
+	Verdict		verdict = {
+		.allowed = true,
+		.decided_at = admission->decided_at,
+		.resets_at = admission->resets_at,
+		.remaining = admission->remaining,
+		.limit = admission->has_limit ? limit : NULL
+	};
+
+	limit->max = admission->max;
+	limit->name = PointerGetDatum(cstring_to_text_with_len(limit_name,
+														   admission->limit_length));
+	return decision_by_limits(&verdict, PointerGetDatum(question->key),
+							  PointerGetDatum(tier), admission->cost, DT_NOEND);
+}
+
+/*
+ * The same by the log: what its limits, as they are today, said of the call
+ * after those before it.
+ */
+static Decision
+decision_by_log(const Question *question, const Charge *charges, int count,
+				const LoggedRequest *logged)
+{
+	Charge		then[MAX_CHARGES];
+	const Tier *tier = NULL;
+	Verdict		verdict;
+
+	memcpy(then, charges, count * sizeof(Charge));
+	if (logged->tier != NULL)
+		tier = tiers_find(VARDATA(logged->tier),
+						  VARSIZE(logged->tier) - VARHDRSZ);
+	if (tier != NULL)
+		then[count - 1].tier = tier;
+	verdict = limiter_recall(then, count, logged->at, logged->cost);
+	verdict.allowed = true;
+	return decision_by_limits(&verdict, PointerGetDatum(question->key),
+							  then[count - 1].tier->name, logged->cost,
+							  DT_NOEND);
+}
+
+Decision
+decide_by_charges(const Question *question, const Policy *policy,
+				  const Charge *charges, int count)
+{
+	LogRow		row = decide_log_row(question, policy);
+	int64		cost = cost_of(question);
+	Request		request;
+	LoggedRequest logged;
+	Verdict		verdict;
+
+	if (question->request_id == NULL)
+	{
+		verdict = limiter_charge(charges, count, policy->clock, cost, &row,
+								 NULL);
+		return decision_of(question, policy, &verdict);
+	}
+
+	request_init(&request, charges[0].subject.scope, row.texts[LOG_KEY],
+				 row.texts[LOG_REQUEST_ID]);
+	if (request_read(&request, policy->clock.now, &logged))
+		return decision_by_log(question, charges, count, &logged);
+	verdict = limiter_charge(charges, count, policy->clock, cost, &row,
+							 &request);
+	return request.repeated ? decision_again(question, &request.admission)
+		: decision_of(question, policy, &verdict);
+}
+
+Decision
+decide(const Question *question)
+{
+	Policy		policy;
+
+	if (!tierlimit_enabled)
+		return decide_nothing(question);
+	policy_for(question, &policy);
+	if (policy.refusal != 0)
+		return decide_to_refuse(question, &policy);
+	return decide_by_charges(question, &policy, &policy.charge, 1);
+}
+
+Decision
+decide_beforehand(const Question *question)
+{
+	Policy		policy;
+	Verdict		verdict;
+
+	if (!tierlimit_enabled)
+		return decide_nothing(question);
+	policy_for(question, &policy);
+	if (policy.refusal != 0)
+		return refusal(question, &policy);
+	verdict = limiter_peek(&policy.charge, 1, policy.clock, cost_of(question));
+	return decision_of(question, &policy, &verdict);
+}

@@ -1,0 +1,23 @@
+/*-------------------------------------------------------------------------
+ *
+ * pattern.h
+ *		Patterns of endpoints: which one matches best?
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_PATTERN_H
+#define TIERLIMIT_PATTERN_H
+
+/* Patterns, each with a value. */
+typedef struct PatternSet PatternSet;
+
+extern PatternSet *pattern_create(MemoryContext context);
+
+/* A trailing * stands for any rest.  Adding one again replaces its value. */
+extern void pattern_add(PatternSet *set, const char *pattern, int64 value);
+
+/* The value of the longest pattern that matches; false if none does. */
+extern bool pattern_find(const PatternSet *set, const char *endpoint,
+						 int length, int64 *value);
+
+#endif							/* TIERLIMIT_PATTERN_H */
