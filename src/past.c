@@ -42,7 +42,8 @@
 /*
  * edge: from where on rows are read one by one.
  * dense: the minutes before that have a sum of their own.
- * gap: the time between those, the last one from the edge on.
+ * gap: the time between those, the last one from the edge on.  (OFFSET 0 has
+ * each of them looked up by the index.)
  */
 #define SUMS(subject, is_account) { \
 	"WITH edge AS MATERIALIZED (" \
@@ -65,8 +66,7 @@
 	" UNION ALL" \
 	" SELECT r.at, r.requests, r.credits FROM gap, LATERAL (" \
 	"  SELECT at, requests::bigint, credits FROM tierlimit.request_log WHERE " subject \
-	"    AND at OPERATOR(pg_catalog.>) $2" \
-	"    AND at OPERATOR(pg_catalog.>=) gap.since AND at OPERATOR(pg_catalog.<) gap.until) r" \
+	"    AND at OPERATOR(pg_catalog.>=) gap.since AND at OPERATOR(pg_catalog.<) gap.until OFFSET 0) r" \
 	" WHERE gap.since OPERATOR(pg_catalog.<) gap.until" \
 	" ORDER BY 1, 2 DESC", \
 	5, {TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZARRAYOID}, \

@@ -5,6 +5,10 @@ CREATE FUNCTION bench.floor(key text, tier text DEFAULT NULL, cost bigint DEFAUL
 		endpoint text DEFAULT NULL, request_id text DEFAULT NULL)
 	RETURNS tierlimit.decision AS :'floor', 'floor_check' LANGUAGE C VOLATILE;
 
+CREATE FUNCTION bench.floor_authorize(api_key text, endpoint text DEFAULT NULL, ip inet DEFAULT NULL,
+		cost bigint DEFAULT NULL, request_id text DEFAULT NULL)
+	RETURNS tierlimit.decision AS :'floor', 'floor_authorize' LANGUAGE C VOLATILE;
+
 INSERT INTO tierlimit.tier VALUES ('free'), ('pro'), ('enterprise'), ('roomy');
 INSERT INTO tierlimit.tier_limit (tier, name, period, max) VALUES
   ('free',       'minute', '1 minute', 30),  ('free',       'day', '1 day',   1000),
@@ -22,8 +26,10 @@ INSERT INTO tierlimit.tier_limit (tier, name, period, max) VALUES
 CREATE FUNCTION bench.cost(function text, tier text, keys integer, n integer) RETURNS float8
 LANGUAGE plpgsql AS $$
 DECLARE
-	started timestamptz := clock_timestamp();
+	started timestamptz;
 BEGIN
+	PERFORM tierlimit.log_flush();
+	started := clock_timestamp();
 	EXECUTE format('SELECT count(*) FROM generate_series(1, $1) i, LATERAL %s($3 || '':'' || (hashint4(i + $4) & 2147483647) %% $2, $3) d
 		WHERE d.http_status > 0', function) USING n, keys, tier, (random() * 1e9)::integer;
 	RETURN extract(epoch FROM clock_timestamp() - started) * 1e6 / n;
@@ -70,7 +76,33 @@ BEGIN
 END
 $$;
 
+-- What a limiter is that has only tables: a row for each call, and a lock for
+-- each key.
+CREATE TABLE bench.subject (key text PRIMARY KEY);
+CREATE TABLE bench.call (key text, at timestamptz);
+CREATE INDEX ON bench.call (key, at);
+INSERT INTO bench.subject SELECT 'roomy:' || i FROM generate_series(1, 100000) i;
+CREATE FUNCTION bench.table_check(key text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM FROM bench.subject s WHERE s.key = $1 FOR UPDATE;
+	IF (SELECT count(*) FROM bench.call c WHERE c.key = $1 AND c.at > now() - interval '1 minute') >= 1000000000 THEN
+		RETURN false;
+	END IF;
+	INSERT INTO bench.call VALUES ($1, now());
+	RETURN true;
+END
+$$;
+
+-- Keys with secrets, endpoints and limits of addresses for authorize().
+INSERT INTO tierlimit.endpoint SELECT '/v' || i || '/*', i FROM generate_series(1, 20) i;
+INSERT INTO tierlimit.tier_endpoint SELECT 'roomy', '/v' || i || '/*' FROM generate_series(1, 20) i;
+INSERT INTO tierlimit.tier VALUES ('ip');
+INSERT INTO tierlimit.tier_limit (tier, name, period, max) VALUES ('ip', 'address', '1 minute', 1000000000);
+
 -- All keys that pgbench calls are in memory, with a history.
 SELECT count(*) AS calls FROM generate_series(1, 2000002) i, tierlimit.check('roomy:' || i % 1000001, 'roomy') d;
-INSERT INTO tierlimit.api_key (name, tier) SELECT 'shop:' || i, 'roomy' FROM generate_series(1, 100000) i;
+INSERT INTO tierlimit.api_key (name, tier, key_hash)
+SELECT 'shop:' || i, 'roomy', sha256(('secret ' || i)::bytea) FROM generate_series(1, 100000) i;
 SELECT count(*) AS calls FROM generate_series(1, 200000) i, tierlimit.check('shop:' || 1 + i % 100000) d;
+SELECT count(*) AS calls FROM generate_series(1, 200000) i,
+	tierlimit.authorize('secret ' || 1 + i % 100000, '/v7/quotes', ('10.0.' || i % 256 || '.' || i % 199)::inet) d;

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * floor.c
- *		What a call of any function like tierlimit.check() costs.
+ *		What a call of any function like tierlimit.check() or authorize() costs.
  *
  * The same arguments and the same row, in which nothing was decided: the least
  * that a limiter in this server could cost.  For the benchmarks only.
@@ -20,9 +20,11 @@
 PG_MODULE_MAGIC;
 
 PG_FUNCTION_INFO_V1(floor_check);
+PG_FUNCTION_INFO_V1(floor_authorize);
 
-Datum
-floor_check(PG_FUNCTION_ARGS)
+/* A row of the type that the function returns, as of an admission. */
+static Datum
+floor_row(FunctionCallInfo fcinfo, Datum key, Datum tier, Datum cost)
 {
 	static TupleDesc desc = NULL;
 	static Datum name;
@@ -46,10 +48,26 @@ floor_check(PG_FUNCTION_ARGS)
 	values[4] = Int32GetDatum(0);
 	nulls[5] = true;
 	values[6] = Int32GetDatum(200);
-	values[7] = PG_GETARG_DATUM(0);
-	values[8] = PG_GETARG_DATUM(1);
+	values[7] = key;
+	values[8] = tier;
 	values[9] = name;
-	values[10] = PG_GETARG_DATUM(2);
+	values[10] = cost;
 	values[11] = values[12] = TimestampTzGetDatum(0);
-	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(desc, values, nulls)));
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
+}
+
+/* check(key, tier, cost, endpoint, request_id) */
+Datum
+floor_check(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_DATUM(floor_row(fcinfo, PG_GETARG_DATUM(0), PG_GETARG_DATUM(1),
+							  PG_GETARG_DATUM(2)));
+}
+
+/* authorize(api_key, endpoint, ip, cost, request_id) */
+Datum
+floor_authorize(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_DATUM(floor_row(fcinfo, PG_GETARG_DATUM(1), PG_GETARG_DATUM(1),
+							  Int64GetDatum(1)));
 }
