@@ -8,6 +8,9 @@
  *					|-> bytes -> ...				(name_rest)
  *					'-> bytes -> ...				(record)
  *
+ * A new subject goes to the end of its bucket's chain: keys that are in use for
+ * long are found without a look at those that come and go.
+ *
  * Each of these is a block.  A subject without windows is one whose row of
  * api_key somebody asked for; such a subject, and one whose windows have run
  * empty, can be removed at any time, by the sweep (sweep.c) for one.
@@ -167,11 +170,12 @@ Subject *
 subject_create(const SubjectName *name, Purse *purse)
 {
 	int			inlined = Min(name->length, SUBJECT_INLINE_NAME);
-	BlockNo    *bucket = store_bucket(name->hash);
+	BlockNo    *link = find_link(name);
 	BlockNo		block = purse_take(purse);
 	Subject    *subject = subject_at(block);
 
 	Assert(store_locked(name->hash, LW_EXCLUSIVE));
+	Assert(*link == NO_BLOCK);
 	memset(subject, 0, sizeof(Subject));
 	subject->tag = (uint32) (name->hash >> 32);
 	subject->scope = name->scope;
@@ -181,8 +185,7 @@ subject_create(const SubjectName *name, Purse *purse)
 	memcpy(subject->name, name->name, inlined);
 	subject->name_rest = bytes_write(name->name + inlined,
 									 name->length - inlined, purse);
-	subject->next = *bucket;
-	*bucket = block;
+	*link = block;
 	store_stats(name->hash)->keys += counts_as_key(subject);
 	return subject;
 }
