@@ -66,7 +66,7 @@ call_add_request(Call *call, Request *request)
 }
 
 void
-call_find_windows(Work *work)
+call_find_windows(Work *work, TimestampTz now)
 {
 	const Tier *tier = work->charge->tier;
 
@@ -77,8 +77,8 @@ call_find_windows(Work *work)
 		work->windows[i] = work->subject == NULL ? NULL
 			: subject_find_window(work->subject, &work->ids[i]);
 		if (work->windows[i] != NULL)
-			store_prefetch_blocks(window_newest_block(&work->windows[i]->window),
-								  1);
+			store_prefetch_blocks(window_next_block(&work->windows[i]->window,
+													now), 1);
 	}
 }
 
@@ -118,7 +118,7 @@ call_lock(Call *call, LWLockMode mode)
 		store_lock(call->hashes, call->nlocks, mode);
 		for (int i = 0; i < call->count; i++)
 		{
-			call_find_windows(&call->works[i]);
+			call_find_windows(&call->works[i], call->clock.now);
 			if (call->works[i].subject != NULL)
 				call->clock.now = Max(call->clock.now,
 									  call->works[i].subject->clock);

@@ -54,8 +54,11 @@ extern void call_plan(Work *work, TimestampTz now);
 extern void call_lock(Call *call, LWLockMode mode);
 extern void call_unlock(Call *call);
 
-/* Find one subject and its windows; the lock is held. */
-extern void call_find_windows(Work *work);
+/*
+ * Find one subject and its windows, to be looked at at this time; the lock is
+ * held.
+ */
+extern void call_find_windows(Work *work, TimestampTz now);
 
 /*
  * Whether all windows of the work are there and nobody is filling any.  If

@@ -12,29 +12,33 @@
  *
  *		record = varint(distance * 2 + (amount is not 1)) [varint(amount)]
  *
- * Records fill blocks, which form a chain from the oldest to the newest:
+ * Records fill blocks, which form a chain from the oldest to the newest.  The
+ * youngest ones are not yet there, but in the History itself; when that is
+ * full, they move on to the newest block together:
  *
- *		oldest -> block <-> block <-> block <- newest      [open slot]
+ *		oldest -> block <-> block <-> block <- newest   [recent]   [open slot]
  *
- * The newest slot is kept unpacked in the History itself: it is the one that
- * still changes, by calls that join it and by refunds.  A block knows the sum
- * of its slots, so that what has to add up or drop a long history (a key that
- * comes back after a pause, a denial that waits for many credits) goes by
- * blocks and decodes no more than one of them.
+ * So most calls touch no block, which would have to be fetched from memory,
+ * and a key with a few calls in its period needs none.
  *
- * A window that runs empty keeps one block, so that a key with a few calls in
- * its period does not give and take one for each of them.
+ * The newest slot is kept unpacked: it is the one that still changes, by calls
+ * that join it and by refunds.  A block knows the sum of its slots, so that
+ * what has to add up or drop a long history (a key that comes back after a
+ * pause, a denial that waits for many credits) goes by blocks and decodes no
+ * more than one of them, and the recent slots.
  *
  * Invariants, checked by history_check() in the tests:
- *	- open_amount > 0, or the history is empty (all 0, but for kept);
- *	- sum is the sum of all block sums plus open_amount, count likewise;
+ *	- open_amount > 0, or the history is empty (count, sum, recent_end and the
+ *	  chain);
+ *	- sum is the sum of all block sums, the recent slots and open_amount, count
+ *	  likewise;
  *	- oldest_time is the time of the first slot, so that most calls, which find
  *	  nothing to forget, need not look into a block; newest_end is the newest
- *	  block's end, so that they need not wait for it to append a slot;
+ *	  block's end, so that it is known without a look whether there is room;
  *	- no block of the chain is empty, and times increase from slot to slot;
  *	- a block's "before" is the time of the slot that precedes its first one:
  *	  of the last slot of the block before, or of one that has been dropped;
- *	  where there was none, the first slot's own.
+ *	  where there was none, the first slot's own.  recent_before likewise.
  *
  *-------------------------------------------------------------------------
  */
@@ -60,6 +64,9 @@ _Static_assert(sizeof(HistoryBlock) <= BLOCK_SIZE, "fits into a block");
 
 /* Two varints: 64 bits of shifted distance and flag, 63 bits of amount. */
 #define MAX_RECORD 19
+
+_Static_assert(MAX_RECORD <= RECENT_SIZE, "a record fits into a History");
+_Static_assert(BLOCK_SIZE <= UINT8_MAX, "newest_end can tell any offset");
 
 /* An open slot that nothing may join, since its first call is not known. */
 #define SEALED INT64_MIN
@@ -109,104 +116,157 @@ get_varint(const uint8_t *data, uint16_t *at)
  * returns its amount.
  */
 static inline int64_t
-read_record(const HistoryBlock *block, uint16_t *at, int64_t *time)
+read_record(const uint8_t *data, uint16_t *at, int64_t *time)
 {
-	uint64_t	head = get_varint(block->data, at);
+	uint64_t	head = get_varint(data, at);
 
 	*time += (int64_t) (head >> 1);
-	return (head & 1) ? (int64_t) get_varint(block->data, at) : 1;
+	return (head & 1) ? (int64_t) get_varint(data, at) : 1;
 }
 
 /* Time of the last slot of a block of the chain. */
 static inline int64_t
 last_time(const History *history, const MemoryBlock *base, const HistoryBlock *block)
 {
-	return block->next == NO_BLOCK ? history->packed_last
+	return block->next == NO_BLOCK ? history->recent_before
 		: block_at_const(base, block->next)->before;
 }
 
 static inline bool
-newest_has_room(const History *history)
+nothing_packed(const History *history)
 {
-	return history->newest != NO_BLOCK && history->newest_end + MAX_RECORD
-		<= (int) sizeof(((HistoryBlock *) NULL)->data);
+	return history->oldest == NO_BLOCK && history->recent_end == 0;
+}
+
+/* Write the record of the open slot, up to MAX_RECORD bytes; returns how many. */
+static uint16_t
+write_open_slot(const History *history, uint8_t *record)
+{
+	uint64_t	distance = 0;
+	bool		counted = history->open_amount != 1;
+	uint16_t	length;
+
+	if (!nothing_packed(history))
+		distance = (uint64_t) (history->open_last - history->packed_last);
+	length = put_varint(record, 0, distance << 1 | counted);
+	if (counted)
+		length = put_varint(record, length, (uint64_t) history->open_amount);
+	return length;
+}
+
+/* How many bytes of recent records, whole ones, fit into the newest block. */
+static uint16_t
+recent_that_fit(const History *history)
+{
+	uint16_t	room = 0;
+	uint16_t	fit = 0;
+	uint16_t	at = 0;
+	int64_t		time = 0;
+
+	if (history->newest != NO_BLOCK)
+		room = sizeof(((HistoryBlock *) NULL)->data) - history->newest_end;
+	if (history->recent_end <= room)
+		return history->recent_end;
+	while (at <= room)
+	{
+		fit = at;
+		read_record(history->recent, &at, &time);
+	}
+	return fit;
 }
 
 bool
 history_add_needs_block(const History *history)
 {
-	return history->open_amount > 0 && history->kept == NO_BLOCK &&
-		!newest_has_room(history);
+	uint8_t		record[MAX_RECORD];
+	int			end;
+
+	if (history->open_amount == 0)
+		return false;
+	end = history->recent_end + write_open_slot(history, record);
+	return end > RECENT_SIZE && end - recent_that_fit(history) > RECENT_SIZE;
 }
 
-/*
- * One block that has become empty is kept for the next that is needed: a key
- * with a few calls in its window goes on with the same block.
- */
-static BlockNo
-take_block(History *history, Purse *purse)
+BlockNo
+history_next_block(const History *history, int64_t horizon)
 {
-	BlockNo		number = history->kept;
-
-	if (number == NO_BLOCK)
-		return purse_take(purse);
-	history->kept = NO_BLOCK;
-	return number;
-}
-
-static void
-give_block(History *history, Purse *purse, BlockNo number)
-{
-	if (history->kept == NO_BLOCK)
-		history->kept = number;
-	else
-		purse_put(purse, number);
+	if (history->oldest_time <= horizon)
+		return history->oldest;
+	return history->recent_end + MAX_RECORD > RECENT_SIZE ? history->newest
+		: NO_BLOCK;
 }
 
 /* Hang an empty block behind the newest one. */
-static HistoryBlock *
+static void
 append_block(History *history, Purse *purse)
 {
-	BlockNo		number = take_block(history, purse);
+	BlockNo		number = purse_take(purse);
 	HistoryBlock *block = block_at(purse->base, number);
 
 	block->next = NO_BLOCK;
 	block->prev = history->newest;
+	block->before = history->recent_before;
 	block->sum = 0;
 	block->count = block->start = block->end = 0;
 	if (history->newest == NO_BLOCK)
-	{
 		history->oldest = number;
-		history->packed_last = history->open_last;
-	}
 	else
 		block_at(purse->base, history->newest)->next = number;
-	block->before = history->packed_last;
 	history->newest = number;
 	history->newest_end = 0;
-	return block;
 }
 
-/* Move the open slot into the newest block. */
+/* Forget the recent records before this offset. */
+static void
+drop_recent(History *history, uint16_t to, int64_t before)
+{
+	history->recent_end -= to;
+	memmove(history->recent, history->recent + to, history->recent_end);
+	history->recent_before = before;
+}
+
+/*
+ * Move recent records to the newest block, as many as fit; if none does, all
+ * of them to another block.
+ */
+static void
+move_recent(History *history, Purse *purse)
+{
+	uint16_t	length = recent_that_fit(history);
+	uint16_t	at = 0;
+	int64_t		time = history->recent_before;
+	HistoryBlock *block;
+
+	if (length == 0)
+	{
+		append_block(history, purse);
+		length = history->recent_end;
+	}
+	block = block_at(purse->base, history->newest);
+	memcpy(block->data + block->end, history->recent, length);
+	block->end += length;
+	history->newest_end = (uint8_t) block->end;
+	while (at < length)
+	{
+		block->sum += read_record(history->recent, &at, &time);
+		block->count++;
+	}
+	drop_recent(history, length, time);
+}
+
+/* Make the open slot the youngest of the recent ones. */
 static void
 pack_open_slot(History *history, Purse *purse)
 {
-	HistoryBlock *block;
-	uint64_t	distance;
-	uint16_t	end;
-	bool		counted = history->open_amount != 1;
+	uint8_t		record[MAX_RECORD];
+	uint16_t	length = write_open_slot(history, record);
 
-	block = newest_has_room(history)
-		? block_at(purse->base, history->newest)
-		: append_block(history, purse);
-	distance = (uint64_t) (history->open_last - history->packed_last);
-	end = put_varint(block->data, history->newest_end,
-					 distance << 1 | counted);
-	if (counted)
-		end = put_varint(block->data, end, (uint64_t) history->open_amount);
-	block->end = history->newest_end = end;
-	block->sum += history->open_amount;
-	block->count++;
+	if (nothing_packed(history))
+		history->recent_before = history->open_last;
+	while (history->recent_end + length > RECENT_SIZE)
+		move_recent(history, purse);
+	memcpy(history->recent + history->recent_end, record, length);
+	history->recent_end += length;
 	history->packed_last = history->open_last;
 }
 
@@ -238,14 +298,12 @@ history_add(History *history, Purse *purse, int64_t time, int64_t amount,
 	history->count++;
 }
 
-/* Free a block at either end of the chain, with what it holds. */
+/* Free a block at either end of the chain; its slots are not counted any more. */
 static void
 drop_block(History *history, Purse *purse, BlockNo number)
 {
 	HistoryBlock *block = block_at(purse->base, number);
 
-	history->sum -= block->sum;
-	history->count -= block->count;
 	if (block->prev == NO_BLOCK)
 		history->oldest = block->next;
 	else
@@ -254,36 +312,82 @@ drop_block(History *history, Purse *purse, BlockNo number)
 	{
 		history->newest = block->prev;
 		history->newest_end = block->prev == NO_BLOCK ? 0
-			: block_at(purse->base, block->prev)->end;
-		history->packed_last = block->before;
+			: (uint8_t) block_at(purse->base, block->prev)->end;
 	}
 	else
 		block_at(purse->base, block->next)->prev = block->prev;
-	give_block(history, purse, number);
+	purse_put(purse, number);
 }
 
 void
 history_clear(History *history, Purse *purse)
 {
-	BlockNo		kept;
-
-	/* The last one is kept without a look at it. */
-	while (history->oldest != history->newest)
+	while (history->oldest != NO_BLOCK)
 		drop_block(history, purse, history->oldest);
-	if (history->oldest != NO_BLOCK)
-		give_block(history, purse, history->oldest);
-	kept = history->kept;
 	memset(history, 0, sizeof(History));
-	history->kept = kept;
 }
 
-void
-history_free(History *history, Purse *purse)
+/*
+ * Forget slots of the oldest block, or the block if it has no other; returns
+ * whether the oldest slot that is left is found.
+ */
+static bool
+expire_oldest_block(History *history, Purse *purse, int64_t horizon)
 {
-	history_clear(history, purse);
-	if (history->kept != NO_BLOCK)
-		purse_put(purse, history->kept);
-	history->kept = NO_BLOCK;
+	HistoryBlock *block = block_at(purse->base, history->oldest);
+
+	if (last_time(history, purse->base, block) <= horizon)
+	{
+		history->sum -= block->sum;
+		history->count -= block->count;
+		drop_block(history, purse, history->oldest);
+		return false;
+	}
+	for (;;)
+	{
+		uint16_t	at = block->start;
+		int64_t		time = block->before;
+		int64_t		amount = read_record(block->data, &at, &time);
+
+		if (time > horizon)
+		{
+			history->oldest_time = time;
+			return true;
+		}
+		block->start = at;
+		block->before = time;
+		block->sum -= amount;
+		block->count--;
+		history->sum -= amount;
+		history->count--;
+	}
+}
+
+/* The same for the recent slots; what is left may be the open one. */
+static void
+expire_recent(History *history, int64_t horizon)
+{
+	uint16_t	at = 0;
+	int64_t		before = history->recent_before;
+
+	history->oldest_time = history->open_last;
+	while (at < history->recent_end)
+	{
+		uint16_t	next = at;
+		int64_t		time = before;
+		int64_t		amount = read_record(history->recent, &next, &time);
+
+		if (time > horizon)
+		{
+			history->oldest_time = time;
+			break;
+		}
+		at = next;
+		before = time;
+		history->sum -= amount;
+		history->count--;
+	}
+	drop_recent(history, at, before);
 }
 
 void
@@ -297,34 +401,9 @@ history_expire(History *history, Purse *purse, int64_t horizon)
 		return;
 	}
 	while (history->oldest != NO_BLOCK)
-	{
-		HistoryBlock *block = block_at(purse->base, history->oldest);
-
-		if (last_time(history, purse->base, block) <= horizon)
-		{
-			drop_block(history, purse, history->oldest);
-			continue;
-		}
-		for (;;)
-		{
-			uint16_t	at = block->start;
-			int64_t		time = block->before;
-			int64_t		amount = read_record(block, &at, &time);
-
-			if (time > horizon)
-			{
-				history->oldest_time = time;
-				return;
-			}
-			block->start = at;
-			block->before = time;
-			block->sum -= amount;
-			block->count--;
-			history->sum -= amount;
-			history->count--;
-		}
-	}
-	history->oldest_time = history->open_last;
+		if (expire_oldest_block(history, purse, horizon))
+			return;
+	expire_recent(history, horizon);
 }
 
 int64_t
@@ -348,37 +427,36 @@ HistoryView
 history_view(const History *history, const MemoryBlock *base, int64_t horizon)
 {
 	HistoryView view = {0};
-	const HistoryBlock *block;
+	const uint8_t *data = history->recent;
 
 	if (history->open_amount == 0 || history->open_last <= horizon)
 		return view;
 
 	view.sum = history->sum;
 	view.block = history->oldest;
+	view.before = history->recent_before;
 	while (view.block != NO_BLOCK)
 	{
-		block = block_at_const(base, view.block);
+		const HistoryBlock *block = block_at_const(base, view.block);
+
 		if (last_time(history, base, block) > horizon)
+		{
+			data = block->data;
+			view.offset = block->start;
+			view.before = block->before;
+			view.block_sum = block->sum;
 			break;
+		}
 		view.sum -= block->sum;
 		view.block = block->next;
 	}
-	if (view.block == NO_BLOCK)
-	{
-		view.oldest = history->open_last;
-		return view;
-	}
-
-	view.offset = block->start;
-	view.before = block->before;
-	view.block_sum = block->sum;
-	for (;;)
+	while (view.block != NO_BLOCK || view.offset < history->recent_end)
 	{
 		uint16_t	at = view.offset;
 		int64_t		amount;
 
 		view.oldest = view.before;
-		amount = read_record(block, &at, &view.oldest);
+		amount = read_record(data, &at, &view.oldest);
 		if (view.oldest > horizon)
 			return view;
 		view.offset = at;
@@ -386,6 +464,8 @@ history_view(const History *history, const MemoryBlock *base, int64_t horizon)
 		view.block_sum -= amount;
 		view.sum -= amount;
 	}
+	view.oldest = history->open_last;
+	return view;
 }
 
 int64_t
@@ -397,6 +477,7 @@ history_time_of(const History *history, const MemoryBlock *base,
 	int64_t		time = view->before;
 	int64_t		block_sum = view->block_sum;
 	const HistoryBlock *block;
+	const uint8_t *data;
 
 	assert(need > 0 && need <= view->sum);
 
@@ -404,6 +485,8 @@ history_time_of(const History *history, const MemoryBlock *base,
 	{
 		need -= block_sum;
 		number = block_at_const(base, number)->next;
+		at = 0;
+		time = history->recent_before;
 		if (number != NO_BLOCK)
 		{
 			block = block_at_const(base, number);
@@ -412,64 +495,126 @@ history_time_of(const History *history, const MemoryBlock *base,
 			block_sum = block->sum;
 		}
 	}
-	if (number == NO_BLOCK)
-		return history->open_last;
 
-	block = block_at_const(base, number);
+	data = number == NO_BLOCK ? history->recent
+		: block_at_const(base, number)->data;
 	while (need > 0)
-		need -= read_record(block, &at, &time);
+	{
+		if (number == NO_BLOCK && at == history->recent_end)
+			return history->open_last;
+		need -= read_record(data, &at, &time);
+	}
 	return time;
+}
+
+/* Packed slots: the recent ones, or those of a block. */
+typedef struct Run
+{
+	const uint8_t *data;
+	uint16_t	start;			/* offsets of the first record, */
+	uint16_t	end;			/* and behind the last one */
+	int64_t		before;			/* time that the first one is relative to */
+	int64_t		sum;
+	uint32_t	count;
+} Run;
+
+static Run
+recent_run(const History *history)
+{
+	int64_t		time = history->recent_before;
+	Run			run = {.data = history->recent};
+
+	run.before = time;
+	while (run.end < history->recent_end)
+	{
+		run.sum += read_record(run.data, &run.end, &time);
+		run.count++;
+	}
+	return run;
+}
+
+static Run
+newest_run(const History *history, const MemoryBlock *base)
+{
+	const HistoryBlock *block = block_at_const(base, history->newest);
+	Run			run;
+
+	if (history->recent_end > 0)
+		return recent_run(history);
+
+	run.data = block->data;
+	run.start = block->start;
+	run.end = block->end;
+	run.before = block->before;
+	run.sum = block->sum;
+	run.count = block->count;
+	return run;
+}
+
+/* Leave only the first slots of the newest run, the last one at this time. */
+static void
+shorten_newest_run(History *history, Purse *purse, const Run *rest,
+				   int64_t last)
+{
+	HistoryBlock *block = block_at(purse->base, history->newest);
+
+	history->packed_last = last;
+	if (history->recent_end > 0)
+	{
+		history->recent_end = (uint8_t) rest->end;
+		return;
+	}
+	history->recent_before = last;
+	if (rest->count == 0)
+	{
+		drop_block(history, purse, history->newest);
+		return;
+	}
+	block->end = rest->end;
+	block->sum = rest->sum;
+	block->count = (uint16_t) rest->count;
+	history->newest_end = (uint8_t) rest->end;
 }
 
 /*
  * Make the last packed slot the open one again, shrunk by what of amount it
  * can give; slots that give all they have go with it.  Returns what is still
- * to be taken from the blocks before.
+ * to be taken from the runs before.
  */
 static int64_t
-reopen_newest_block(History *history, Purse *purse, int64_t amount)
+reopen_newest_run(History *history, Purse *purse, int64_t amount)
 {
-	HistoryBlock *block = block_at(purse->base, history->newest);
-	int64_t		keep = block->sum - amount;
-	uint16_t	at = block->start;
-	int64_t		time = block->before;
-
-	if (keep <= 0)
-	{
-		amount -= block->sum;
-		drop_block(history, purse, history->newest);
-		return amount;
-	}
+	Run			run = newest_run(history, purse->base);
+	Run			rest = {.end = run.start};
+	int64_t		keep = run.sum - amount;
+	int64_t		left = keep < 0 ? -keep : 0;
+	int64_t		last = run.before;
 
 	/* Keep records up to the one that holds the last unit to be kept. */
-	history->sum -= block->sum;
-	history->count -= block->count;
-	block->sum = 0;
-	block->count = 0;
-	for (;;)
+	while (keep > 0)
 	{
-		uint16_t	record = at;
-		int64_t		before = time;
-		int64_t		slot = read_record(block, &at, &time);
+		uint16_t	at = rest.end;
+		int64_t		time = last;
+		int64_t		slot = read_record(run.data, &at, &time);
 
 		if (slot >= keep)
 		{
-			block->end = history->newest_end = record;
-			history->packed_last = before;
 			history->open_amount = keep;
+			history->open_last = time;
+			history->open_start = SEALED;
+			history->count++;
 			break;
 		}
 		keep -= slot;
-		block->sum += slot;
-		block->count++;
+		last = time;
+		rest.end = at;
+		rest.sum += slot;
+		rest.count++;
 	}
-	history->sum += block->sum + history->open_amount;
-	history->count += block->count + 1;
-	history->open_last = time;
-	history->open_start = SEALED;
-	if (block->count == 0)
-		drop_block(history, purse, history->newest);
-	return 0;
+	history->sum += rest.sum + history->open_amount - run.sum;
+	history->count += rest.count - run.count;
+	shorten_newest_run(history, purse, &rest, last);
+	return left;
 }
 
 int64_t
@@ -498,7 +643,7 @@ history_take_newest(History *history, Purse *purse, int64_t amount)
 	history->count--;
 	history->open_amount = 0;
 	while (history->open_amount == 0)
-		left = reopen_newest_block(history, purse, left);
+		left = reopen_newest_run(history, purse, left);
 	return amount;
 }
 
@@ -521,7 +666,6 @@ history_copy(History *to, Purse *purse, const History *from,
 	BlockNo    *link = &to->oldest;
 
 	*to = *from;
-	to->kept = NO_BLOCK;
 	for (BlockNo at = from->oldest; at != NO_BLOCK;
 		 at = block_at_const(from_base, at)->next)
 	{

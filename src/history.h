@@ -17,6 +17,12 @@
 
 #include "block.h"
 
+/*
+ * Bytes of records that a History holds itself: of half a dozen calls, and as
+ * many as there is room for in the block that it is a part of (subject.h).
+ */
+#define RECENT_SIZE 26
+
 /* An all-zero History is an empty one. */
 typedef struct History
 {
@@ -25,12 +31,16 @@ typedef struct History
 	int64_t		open_last;		/* times of its first and last call */
 	int64_t		open_amount;	/* 0: there is no slot at all */
 	int64_t		packed_last;	/* time of the newest packed slot */
+	int64_t		recent_before;	/* time that the first recent record is
+								 * relative to */
 	int64_t		oldest_time;	/* of the oldest slot, if there is one */
-	BlockNo		oldest;			/* ends of the chain of packed slots */
+	BlockNo		oldest;			/* ends of the chain of blocks */
 	BlockNo		newest;
-	BlockNo		kept;			/* an empty block, for the next one needed */
 	uint32_t	count;			/* slots, the open one included */
-	uint16_t	newest_end;		/* bytes used in the newest block */
+	uint8_t		newest_end;		/* bytes used in the newest block */
+	uint8_t		recent_end;		/* bytes used here: */
+	uint8_t		recent[RECENT_SIZE];	/* the packed slots that are younger
+										 * than those in blocks */
 } History;
 
 /* What of a history is younger than some horizon; see history_view(). */
@@ -38,12 +48,19 @@ typedef struct HistoryView
 {
 	int64_t		sum;			/* amount of the slots after the horizon */
 	int64_t		oldest;			/* time of the first of them, if sum > 0 */
-	BlockNo		block;			/* where that slot is packed; NO_BLOCK: it is
-								 * the open one */
-	uint16_t	offset;			/* its place in the block */
+	BlockNo		block;			/* where that slot is packed; NO_BLOCK: among
+								 * the recent ones, or it is the open one */
+	uint16_t	offset;			/* its place there */
 	int64_t		before;			/* time that its record is relative to */
-	int64_t		block_sum;		/* amount from it to the end of the block */
+	int64_t		block_sum;		/* amount from it to the end of the block, if
+								 * it is in one */
 } HistoryView;
+
+/*
+ * The block that will be looked at next, if the slots at or before the horizon
+ * are forgotten and then one is added; NO_BLOCK: probably none.
+ */
+extern BlockNo history_next_block(const History *history, int64_t horizon);
 
 /* Whether history_add() may need a block from the purse: at most one. */
 extern bool history_add_needs_block(const History *history);
@@ -59,9 +76,8 @@ extern void history_add(History *history, Purse *purse, int64_t time,
 /* Forget the slots whose time is at or before the horizon. */
 extern void history_expire(History *history, Purse *purse, int64_t horizon);
 
-/* Forget everything; and give all blocks back, the kept one as well. */
+/* Forget everything, and give all blocks back. */
 extern void history_clear(History *history, Purse *purse);
-extern void history_free(History *history, Purse *purse);
 
 /* Take back up to amount, newest first; returns how much there was. */
 extern int64_t history_take_newest(History *history, Purse *purse,

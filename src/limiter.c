@@ -126,7 +126,7 @@ count_elsewhere(Work *work, TimestampTz now, int64 cost, Purse *purse)
 			if (window->window.kind == WINDOW_CALENDAR)
 				moment.running = window->window.calendar.span;
 			window_add(&window->window, purse, moment,
-					   amount_of(window->id.unit, cost));
+					   amount_of(window->unit, cost));
 		}
 		window = next;
 	}
@@ -379,7 +379,7 @@ take_back(Subject *subject, TimestampTz now, Giving *giving, Purse *purse)
 	for (window = subject_window_at(subject->windows); window != NULL;
 		 window = subject_window_at(window->next))
 	{
-		uint8		unit = window->id.unit;
+		uint8		unit = window->unit;
 		int64		given = window_take_back(&window->window, purse, now,
 											 giving->wanted[unit]);
 

@@ -116,7 +116,7 @@ build_window(Building *building, const Work *work, int i, const Past *past,
 		window_init_sliding(window, limit->period_us, limit->exact_slots,
 							tierlimit_window_slots);
 	else
-		window_init_calendar(window);
+		window_init_calendar(window, work->ids[i].period, work->ids[i].phase);
 	for (int j = 0; j < past->count; j++)
 	{
 		const PastSum *sum = &past->sums[j];
@@ -163,14 +163,14 @@ typedef enum ClaimResult
 
 /* Claim the subject, which is created if need be. */
 static ClaimResult
-try_claim(Work *work)
+try_claim(Work *work, TimestampTz now)
 {
 	const SubjectName *name = &work->charge->subject;
 	Purse		purse = {.base = store->blocks};
 	ClaimResult result = CLAIMED;
 
 	store_lock(&name->hash, 1, LW_EXCLUSIVE);
-	call_find_windows(work);
+	call_find_windows(work, now);
 	if (work->subject != NULL && work->subject->filling)
 		result = CLAIMED_BY_ANOTHER;
 	else if (call_is_complete(work))
@@ -203,7 +203,7 @@ try_install(Work *work, const Building *building, Clock clock)
 	bool		fits;
 
 	store_lock(&name->hash, 1, LW_EXCLUSIVE);
-	call_find_windows(work);
+	call_find_windows(work, clock.now);
 	Assert(work->subject != NULL && work->subject->filling);
 	for (int i = 0; i < nwindows; i++)
 		if (work->windows[i] == NULL)
@@ -260,7 +260,7 @@ rebuild_subject(Work *work, Clock clock)
 {
 	const SubjectName *name = &work->charge->subject;
 
-	switch (try_claim(work))
+	switch (try_claim(work, clock.now))
 	{
 		case NOTHING_TO_CLAIM:
 			break;

@@ -231,16 +231,36 @@ subject_window_at(BlockNo block)
 	return (SubjectWindow *) (block == NO_BLOCK ? NULL : &store->blocks[block]);
 }
 
+WindowId
+subject_window_id(const SubjectWindow *window)
+{
+	const Window *w = &window->window;
+	bool		calendar = w->kind == WINDOW_CALENDAR;
+	WindowId	id = {
+		.period = calendar ? w->calendar.period : w->sliding.period,
+		.phase = calendar ? w->calendar.phase : 0,
+		.kind = w->kind,
+		.unit = window->unit
+	};
+
+	return id;
+}
+
+static bool
+window_is(const SubjectWindow *window, const WindowId *id)
+{
+	WindowId	own = subject_window_id(window);
+
+	return own.unit == id->unit && own.kind == id->kind &&
+		own.period == id->period && own.phase == id->phase;
+}
+
 SubjectWindow *
 subject_find_window(const Subject *subject, const WindowId *id)
 {
 	SubjectWindow *window = subject_window_at(subject->windows);
 
-	while (window != NULL &&
-		   (window->id.period != id->period ||
-			window->id.phase != id->phase ||
-			window->id.kind != id->kind ||
-			window->id.unit != id->unit))
+	while (window != NULL && !window_is(window, id))
 		window = subject_window_at(window->next);
 	return window;
 }
@@ -251,8 +271,7 @@ subject_add_window(Subject *subject, const WindowId *id, Purse *purse)
 	BlockNo		block = purse_take(purse);
 	SubjectWindow *window = subject_window_at(block);
 
-	window->self = block;
-	window->id = *id;
+	window->unit = id->unit;
 	window->next = subject->windows;
 	subject->windows = block;
 	return window;
@@ -262,12 +281,14 @@ void
 subject_drop_window(Subject *subject, SubjectWindow *window, Purse *purse)
 {
 	BlockNo    *link = &subject->windows;
+	BlockNo		block;
 
-	while (*link != window->self)
+	while (subject_window_at(*link) != window)
 		link = &subject_window_at(*link)->next;
+	block = *link;
 	*link = window->next;
 	window_clear(&window->window, purse);
-	purse_put(purse, window->self);
+	purse_put(purse, block);
 }
 
 TimestampTz

@@ -79,12 +79,11 @@ typedef struct WindowId
 	uint8		unit;			/* Unit */
 } WindowId;
 
-/* One block. */
+/* One block.  Its WindowId is in here, but each part in one place only. */
 typedef struct SubjectWindow
 {
 	BlockNo		next;			/* window of the same subject */
-	BlockNo		self;
-	WindowId	id;
+	uint8		unit;			/* Unit */
 	Window		window;
 } SubjectWindow;
 
@@ -107,6 +106,7 @@ extern void subject_get_name(const Subject *subject, char *name);
 
 /* The windows of a subject, in no order that matters. */
 extern SubjectWindow *subject_window_at(BlockNo block);
+extern WindowId subject_window_id(const SubjectWindow *window);
 extern SubjectWindow *subject_find_window(const Subject *subject,
 										  const WindowId *id);
 

@@ -40,10 +40,11 @@ typedef struct Copy
 static TierLimit
 limit_of(const SubjectWindow *window)
 {
+	WindowId	id = subject_window_id(window);
 	TierLimit	limit = {
 		.kind = window->window.kind,
-		.unit = (Unit) window->id.unit,
-		.period_us = window->id.period,
+		.unit = (Unit) id.unit,
+		.period_us = id.period,
 		.exact_slots = window->window.exact_slots
 	};
 
@@ -90,7 +91,7 @@ claim_and_copy(Copy *copy, const SubjectName *name, TimestampTz now)
 		else if (window->window.exact_slots == 0)
 			continue;
 		copy->limits[i] = limit_of(window);
-		copy->work.ids[i] = window->id;
+		copy->work.ids[i] = subject_window_id(window);
 		copy->work.running[i] = moment.running;
 		copy->counted[i] = window_used(&window->window, store->blocks, moment);
 		copy->tier.nwindows++;

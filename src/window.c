@@ -39,10 +39,12 @@ window_init_sliding(Window *window, int64_t period, uint32_t exact_slots,
 }
 
 void
-window_init_calendar(Window *window)
+window_init_calendar(Window *window, int64_t period, uint64_t phase)
 {
 	memset(window, 0, sizeof(Window));
 	window->kind = WINDOW_CALENDAR;
+	window->calendar.period = period;
+	window->calendar.phase = phase;
 }
 
 /* Amount that a calendar window holds for the period that is running. */
@@ -117,9 +119,11 @@ window_advance(Window *window, Purse *purse, int64_t now)
 }
 
 BlockNo
-window_newest_block(const Window *window)
+window_next_block(const Window *window, int64_t now)
 {
-	return window->kind == WINDOW_SLIDING ? window->sliding.history.newest
+	return window->kind == WINDOW_SLIDING
+		? history_next_block(&window->sliding.history,
+							 now - window->sliding.period)
 		: NO_BLOCK;
 }
 
@@ -198,9 +202,10 @@ void
 window_clear(Window *window, Purse *purse)
 {
 	if (window->kind == WINDOW_SLIDING)
-		history_free(&window->sliding.history, purse);
+		history_clear(&window->sliding.history, purse);
 	else
-		window_init_calendar(window);
+		window_init_calendar(window, window->calendar.period,
+							 window->calendar.phase);
 }
 
 uint32_t

@@ -49,6 +49,8 @@ typedef struct CalendarWindow
 	Span		span;			/* the period that used belongs to */
 	int64_t		last;			/* time of the newest charge */
 	int64_t		used;
+	int64_t		period;			/* what its owner tells it from others by; */
+	uint64_t	phase;			/* nothing here looks at these */
 } CalendarWindow;
 
 typedef struct Window
@@ -74,8 +76,9 @@ typedef struct Window
 extern void window_init_sliding(Window *window, int64_t period,
 								uint32_t exact_slots, uint32_t slots);
 
-/* Start an empty calendar window. */
-extern void window_init_calendar(Window *window);
+/* Start an empty calendar window, with what its owner tells it by. */
+extern void window_init_calendar(Window *window, int64_t period,
+								 uint64_t phase);
 
 /* What is counted at this moment; changes nothing. */
 extern int64_t window_used(const Window *window, const MemoryBlock *base,
@@ -104,8 +107,11 @@ extern int64_t window_empty_at(const Window *window);
 /* Give the blocks back that hold only what has left the window by now. */
 extern void window_advance(Window *window, Purse *purse, int64_t now);
 
-/* The block that window_add() will write to next; NO_BLOCK: none yet. */
-extern BlockNo window_newest_block(const Window *window);
+/*
+ * The block that window_advance() and window_add() will look at next, at this
+ * time; NO_BLOCK: probably none.
+ */
+extern BlockNo window_next_block(const Window *window, int64_t now);
 
 /* Whether window_add() may need a block from the purse: at most one. */
 extern bool window_add_needs_block(const Window *window);

@@ -180,7 +180,7 @@ harness_start(Harness *harness, int64_t now, int64_t period,
 		.advanced = now
 	};
 	if (slots == 0)
-		window_init_calendar(&harness->window);
+		window_init_calendar(&harness->window, period, 0);
 	else
 	{
 		harness->slot_width = period / slots > 1 ? period / slots : 1;

@@ -25,12 +25,6 @@ history_chain(const History *history, const MemoryBlock *base, BlockNo *blocks,
 			return limit + 1;
 		blocks[count++] = number;
 	}
-	if (history->kept != NO_BLOCK)
-	{
-		if (count == limit)
-			return limit + 1;
-		blocks[count++] = history->kept;
-	}
 	return count;
 }
 
@@ -59,7 +53,7 @@ history_check(const History *history, const MemoryBlock *base)
 		while (at < block->end)
 		{
 			int64_t		last = time;
-			int64_t		amount = read_record(block, &at, &time);
+			int64_t		amount = read_record(block->data, &at, &time);
 
 			/*
 			 * Slots have different times.  Only the very first may stand at
@@ -94,11 +88,35 @@ history_check(const History *history, const MemoryBlock *base)
 	}
 	expect(history->newest, prev);
 
+	if (prev != NO_BLOCK)
+		expect(history->recent_before, time);
+	time = history->recent_end > 0 ? history->recent_before : time;
+	require(history->recent_end <= RECENT_SIZE, "%u bytes of recent records",
+			history->recent_end);
+	for (uint16_t at = 0; at < history->recent_end;)
+	{
+		int64_t		last = time;
+		int64_t		amount = read_record(history->recent, &at, &time);
+
+		require(time > last || (time == last && count == 0),
+				"a recent slot is not younger than the one before");
+		require(amount > 0 && amount <= INT64_MAX - sum,
+				"amount %lld in a recent slot", (long long) amount);
+		require(at <= history->recent_end, "a recent record has no end");
+		if (count == 0)
+			expect(history->oldest_time, time);
+		sum += amount;
+		count++;
+	}
+	if (count > 0)
+		expect(history->packed_last, time);
+
 	if (history->open_amount == 0)
 	{
 		expect(history->count, 0);
 		expect(history->sum, 0);
 		expect(history->oldest, NO_BLOCK);
+		expect(history->recent_end, 0);
 		return;
 	}
 	require(history->open_amount > 0, "negative amount in the open slot");

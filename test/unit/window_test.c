@@ -84,7 +84,7 @@ test_boundaries(void)
 	}
 }
 
-/* The first slot, however many calls are in it, costs no block. */
+/* One slot, however many calls are in it, costs no block. */
 static void
 test_open_slot(void)
 {
@@ -96,7 +96,7 @@ test_open_slot(void)
 	expect(harness_take_back(&h, 5), 0);
 	for (int i = 1; i <= 10; i++)
 	{
-		expect(window_add_needs_block(&h.window), i > 1);
+		expect(window_add_needs_block(&h.window), false);
 		harness_add(&h, i);
 	}
 	expect(used(&h), 55);
@@ -114,6 +114,40 @@ test_open_slot(void)
 	h.now += SECOND;
 	expect(harness_take_back(&h, 1), 0);
 	expect(used(&h), 0);
+	harness_stop(&h);
+}
+
+/* A few slots cost no block; more cost one for about ninety bytes of them. */
+static void
+test_few_slots(void)
+{
+	Harness		h;
+
+	harness_start(&h, 0, DAY, 1000, 1);
+	for (int i = 0; i < 8; i++)
+	{
+		h.now += 60 * SECOND;	/* four bytes */
+		harness_add(&h, 1);
+		expect(h.blocks, 0);
+		harness_compare(&h);
+	}
+	for (int i = 8; i < 30; i++)
+	{
+		h.now += 60 * SECOND;
+		harness_add(&h, 1);
+		expect(h.blocks, 1);
+		harness_compare(&h);
+	}
+
+	/* The block goes first, and is not missed. */
+	h.now = 25 * 60 * SECOND + DAY;
+	harness_compare(&h);
+	harness_advance(&h);
+	expect(h.blocks, 0);
+	expect(h.window.sliding.history.count, 5);
+	harness_compare(&h);
+	expect(harness_take_back(&h, 3), 3);
+	harness_compare(&h);
 	harness_stop(&h);
 }
 
@@ -137,7 +171,7 @@ test_refunds(void)
 {
 	enum
 	{
-		CALLS = 70
+		CALLS = 90
 	};
 	Harness		h;
 	int64_t		sum = 0;
@@ -214,7 +248,7 @@ test_expiry(void)
 		if (i % 10 == 0)
 			harness_compare(&h);
 	}
-	expect(blocks, 1);		/* the kept one */
+	expect(blocks, 0);
 	expect(h.window.sliding.history.count, 1);
 	harness_stop(&h);
 
@@ -236,7 +270,7 @@ test_expiry(void)
 	fill(&h, 300);
 	h.now += DAY;
 	harness_advance(&h);
-	expect(h.blocks, 1);		/* the kept one */
+	expect(h.blocks, 0);
 	harness_add(&h, 1);
 	expect(used(&h), 1);
 	harness_stop(&h);
@@ -456,7 +490,7 @@ test_merging_after_refund(void)
 	harness_add(&h, 1);
 	expect(harness_take_back(&h, 1), 1);
 	expect(h.window.sliding.history.count, 1);
-	expect(h.blocks, 1);		/* the kept one */
+	expect(h.blocks, 0);
 	h.now = 101;
 	harness_add(&h, 1);
 	expect(h.window.sliding.history.count, 2);
@@ -545,6 +579,7 @@ static const struct
 }			tests[] = {
 	{"boundaries", test_boundaries},
 	{"open slot", test_open_slot},
+	{"few slots", test_few_slots},
 	{"refunds", test_refunds},
 	{"expiry", test_expiry},
 	{"clear", test_clear},
