@@ -107,40 +107,43 @@ decision_columns(const Decision *decision, Datum *values, bool *nulls)
 	nulls[DECISION_RESET_AT] = decision->resets_at == DT_NOEND;
 }
 
+/*
+ * The row type tierlimit.decision.  The entry of the type cache stays for the
+ * life of the session, and loses what is in it when the type changes; what is
+ * returned is valid until invalidations are accepted again.
+ */
 static TupleDesc
-look_up_row_type(void)
+decision_type(void)
 {
-	TupleDesc	desc = lookup_rowtype_tupdesc(installation()->decision, -1);
+	static TypeCacheEntry *entry = NULL;
+	Oid			type = installation()->decision;
 
-	if (desc->natts != DECISION_COLUMNS)
-		elog(ERROR, "type tierlimit.decision has %d columns instead of %d",
-			 desc->natts, DECISION_COLUMNS);
-	return desc;
+	if (entry == NULL || entry->type_id != type || entry->tupDesc == NULL)
+		entry = lookup_type_cache(type, TYPECACHE_TUPDESC);
+	if (entry->tupDesc == NULL || entry->tupDesc->natts != DECISION_COLUMNS)
+		elog(ERROR, "type tierlimit.decision does not have %d columns",
+			 DECISION_COLUMNS);
+	return entry->tupDesc;
 }
 
 Datum
 decision_row(const Decision *decision)
 {
-	TupleDesc	desc = look_up_row_type();
+	TupleDesc	desc = decision_type();
 	Datum		values[DECISION_COLUMNS];
 	bool		nulls[DECISION_COLUMNS];
-	HeapTuple	tuple;
 
 	decision_columns(decision, values, nulls);
-	tuple = heap_form_tuple(desc, values, nulls);
-	ReleaseTupleDesc(desc);
-	return HeapTupleGetDatum(tuple);
+	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
 void
 decision_deform(HeapTupleHeader row, Datum *values, bool *nulls)
 {
-	TupleDesc	desc = look_up_row_type();
 	HeapTupleData tuple = {
 		.t_len = HeapTupleHeaderGetDatumLength(row),
 		.t_data = row
 	};
 
-	heap_deform_tuple(&tuple, desc, values, nulls);
-	ReleaseTupleDesc(desc);
+	heap_deform_tuple(&tuple, decision_type(), values, nulls);
 }

@@ -39,6 +39,7 @@
 typedef struct TierEntry
 {
 	char		name[MAX_KEY];	/* hash key */
+	int			length;			/* of the name */
 	Tier		tier;
 } TierEntry;
 
@@ -47,6 +48,7 @@ typedef struct Tables
 {
 	MemoryContext context;
 	HTAB	   *tiers;			/* of TierEntry */
+	TierEntry  *last_found;		/* mostly the next one, too; or NULL */
 	HTAB	   *error_codes;	/* of ErrorCode */
 	PatternSet *prices;			/* credits, by endpoint */
 } Tables;
@@ -210,6 +212,7 @@ add_tier(Tables *tables, int first, int last)
 
 	strlcpy(key, query_string(first, 1), sizeof(key));
 	entry = hash_search(tables->tiers, key, HASH_ENTER, NULL);
+	entry->length = strlen(key);
 	tier = &entry->tier;
 	memset(tier, 0, sizeof(Tier));
 	tier->name = copy_text(first, 1, tables->context);
@@ -333,6 +336,7 @@ read_tables(void)
 	tables.context = AllocSetContextCreate(CurrentMemoryContext,
 										   "tierlimit tiers",
 										   ALLOCSET_DEFAULT_SIZES);
+	tables.last_found = NULL;
 	tables.tiers = create_table("tierlimit tiers", MAX_KEY,
 								sizeof(TierEntry), HASH_STRINGS,
 								tables.context);
@@ -382,17 +386,23 @@ tiers_forget(void)
 const Tier *
 tiers_find(const char *name, int length)
 {
-	char		key[MAX_KEY] = {0};
-	TierEntry  *entry;
+	char		key[MAX_KEY];
+	TierEntry  *entry = current.last_found;
+
+	if (entry != NULL && length == entry->length &&
+		memcmp(entry->name, name, length) == 0)
+		return &entry->tier;
 
 	if (length >= MAX_KEY)
 		return NULL;
 	memcpy(key, name, length);
+	key[length] = '\0';
 	entry = hash_search(current.tiers, key, HASH_FIND, NULL);
 	if (entry == NULL)
 		return NULL;
 	if (entry->tier.nlimits > MAX_LIMITS)
 		report_too_many_limits(key);
+	current.last_found = entry;
 	return &entry->tier;
 }
 
