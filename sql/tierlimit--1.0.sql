@@ -243,16 +243,17 @@ SELECT pg_catalog.pg_extension_config_dump('tierlimit.usage_hourly', '');
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.usage_minute', '');
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.log_state', '');
 
+-- Names are compared by their bytes, which is fast and knows no language.
 -- Each partition has its own indexes, and the log itself none: pg_dump does not
 -- know those of an extension's table, and would make the partitions' twice.
 CREATE FUNCTION tierlimit.index_log_partition(partition regclass) RETURNS void
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	EXECUTE format('CREATE INDEX ON %s USING brin (at) WITH (pages_per_range = 32)', partition);
-	EXECUTE format('CREATE INDEX ON %s (key, at) WHERE error_code = 0 AND account IS NULL', partition);
-	EXECUTE format('CREATE INDEX ON %s (account, at) WHERE error_code = 0 AND account IS NOT NULL', partition);
+	EXECUTE format('CREATE INDEX ON %s (key COLLATE "C", at) WHERE error_code = 0 AND account IS NULL', partition);
+	EXECUTE format('CREATE INDEX ON %s (account COLLATE "C", at) WHERE error_code = 0 AND account IS NOT NULL', partition);
 	EXECUTE format('CREATE INDEX ON %s (ip, at) WHERE error_code = 0 AND ip IS NOT NULL', partition);
-	EXECUTE format('CREATE INDEX ON %s (key, request_id) WHERE request_id IS NOT NULL', partition);
+	EXECUTE format('CREATE INDEX ON %s (key COLLATE "C", request_id COLLATE "C") WHERE request_id IS NOT NULL', partition);
 END
 $$;
 

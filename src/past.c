@@ -22,9 +22,9 @@
 
 /* The rows that are counted for a key, or for an account, named $1. */
 #define OF_KEY \
-	"key OPERATOR(pg_catalog.=) $1 AND account IS NULL AND error_code OPERATOR(pg_catalog.=) 0"
+	"key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1 AND account IS NULL AND error_code OPERATOR(pg_catalog.=) 0"
 #define OF_ACCOUNT \
-	"account OPERATOR(pg_catalog.=) $1 AND error_code OPERATOR(pg_catalog.=) 0"
+	"account COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1 AND error_code OPERATOR(pg_catalog.=) 0"
 
 /* The rows of an address, or of a network. */
 #define OF_ADDRESS \

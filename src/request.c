@@ -36,7 +36,8 @@ StaticAssertDecl(REQUEST_DIGEST_LENGTH == PG_SHA256_DIGEST_LENGTH,
 
 static Statement logged_query = {
 	"SELECT at, credits, tier FROM tierlimit.request_log"
-	" WHERE key OPERATOR(pg_catalog.=) $1 AND request_id OPERATOR(pg_catalog.=) $2"
+	" WHERE key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1"
+	" AND request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $2"
 	" AND at OPERATOR(pg_catalog.>) $3 AND error_code OPERATOR(pg_catalog.=) 0"
 	" ORDER BY at DESC LIMIT 1", 3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, NULL
 };

@@ -261,15 +261,12 @@ work(void)
 
 		if (upkeep_is_due())
 			keep_up();
-		if (!flush_wanted())
-			pause_before_retry();
 		if (anything_to_write())
-		{
 			active = now;
-			if (!flush(write_batch))
-				pause_before_retry();
-		}
-		else if (now - active > IDLE_TIME && log_leave(queue))
+		if (!flush_wanted() ||
+			(anything_to_write() && !flush(write_batch)))
+			pause_before_retry();
+		if (now - active > IDLE_TIME && log_leave(queue))
 			return;
 		sleep_until(now + tierlimit_flush_interval * INT64CONST(1000));
 	}

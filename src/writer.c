@@ -402,12 +402,37 @@ set_synchronous_commit(void)
 							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 }
 
+/* By account or key, and time. */
+static int
+compare_rows(const void *a, const void *b)
+{
+	const LogRow *x = *(LogRow *const *) a;
+	const LogRow *y = *(LogRow *const *) b;
+
+	for (int column = LOG_ACCOUNT; column >= LOG_KEY; column--)
+	{
+		LogText		s = x->texts[column];
+		LogText		t = y->texts[column];
+		int			order = memcmp(s.bytes ? s.bytes : "",
+								   t.bytes ? t.bytes : "",
+								   Min(s.length, t.length));
+
+		if (order == 0)
+			order = s.length - t.length;
+		if (order != 0)
+			return order;
+	}
+	return x->at < y->at ? -1 : x->at > y->at;
+}
+
 static void
 insert_batch(void)
 {
 	MemoryContext old = MemoryContextSwitchTo(insert_context);
 	Datum		args[LOG_COLUMNS + 1];
 
+	/* In the order of the index, neighbours are found in the caches. */
+	qsort(batch.rows, batch.count, sizeof(LogRow *), compare_rows);
 	MemoryContextReset(insert_context);
 	for (int i = 0; i < LOG_COLUMNS; i++)
 		args[i] = column_array(i);
