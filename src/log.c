@@ -39,6 +39,7 @@
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "settings.h"
+#include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "storage/spin.h"
 #include "store.h"
@@ -78,6 +79,7 @@ init_queue(LogQueue *queue, char *bytes, Size size)
 	ring_init(&queue->ring, bytes, size);
 	pg_atomic_init_u32(&queue->open_for, InvalidOid);
 	pg_atomic_init_u32(&queue->flush_now, 0);
+	pg_atomic_init_u32(&queue->waiting, 0);
 	pg_atomic_init_u64(&queue->flushes_wanted, 0);
 	pg_atomic_init_u64(&queue->flushes_done, 0);
 	pg_atomic_init_u64(&queue->decisions_written, 0);
@@ -393,17 +395,36 @@ log_is_written(Oid database, uint64 position)
 	return queue == NULL || ring_tail(&queue->ring) >= position;
 }
 
+/* What makes the wait below end has to be undone in any case. */
+static void
+stop_waiting(int code, Datum arg)
+{
+	LogQueue   *queue = (LogQueue *) DatumGetPointer(arg);
+
+	(void) code;
+	pg_atomic_fetch_sub_u32(&queue->waiting, 1);
+}
+
 void
 log_wait_written(uint64 position)
 {
-	while (!log_is_written(MyDatabaseId, position))
-	{
-		LogQueue   *queue = serve_queue();
+	LogQueue   *queue;
 
-		wake_worker(queue);
-		wait_for_progress(queue);
+	if (log_is_written(MyDatabaseId, position))
+		return;
+	queue = serve_queue();
+	pg_atomic_fetch_add_u32(&queue->waiting, 1);
+	PG_ENSURE_ERROR_CLEANUP(stop_waiting, PointerGetDatum(queue));
+	{
+		while (!log_is_written(MyDatabaseId, position))
+		{
+			wake_worker(queue);
+			wait_for_progress(queue);
+		}
+		ConditionVariableCancelSleep();
 	}
-	ConditionVariableCancelSleep();
+	PG_END_ENSURE_ERROR_CLEANUP(stop_waiting, PointerGetDatum(queue));
+	stop_waiting(0, PointerGetDatum(queue));
 }
 
 /*

@@ -45,6 +45,7 @@ typedef struct LogQueue
 
 	pg_atomic_uint32 open_for;	/* the database that may append, or 0 */
 	pg_atomic_uint32 flush_now; /* somebody waits */
+	pg_atomic_uint32 waiting;	/* sessions that wait for the disk */
 	pg_atomic_uint64 flushes_wanted;	/* by log_flush(), so far */
 	pg_atomic_uint64 flushes_done;
 	pg_atomic_uint64 decisions_written;

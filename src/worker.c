@@ -48,6 +48,10 @@ PGDLLEXPORT void tierlimit_worker_main(Datum number);
 static LogQueue *queue = NULL;
 static MemoryContext worker_context;
 
+/* How many sessions waited for the last commit, and how long it took. */
+static uint32 company = 0;
+static int64 commit_time = 0;	/* microseconds */
+
 /* Something to do in a transaction. */
 typedef void (*Task) (void);
 
@@ -153,6 +157,37 @@ write_everything(void)
 	writer_write(queue, true);
 }
 
+static void
+sleep_for(long ms)
+{
+	static uint32 wait_event = 0;
+
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+					 ms, extension_wait_event(&wait_event, "TierlimitLogWriterMain"));
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}
+
+/*
+ * Sessions that were waiting for the last commit are about to wait for this
+ * one: for a part of the time that it took, wait until they are all there, so
+ * that not each of two halves waits for the other's commit.
+ */
+static void
+wait_for_company(void)
+{
+	TimestampTz until = GetCurrentTimestamp() + commit_time / 4;
+
+	while (pg_atomic_read_u32(&queue->waiting) < company &&
+		   GetCurrentTimestamp() < until && !ShutdownRequestPending)
+		sleep_for(1);
+}
+
 /* Write all there is; false if it failed. */
 static bool
 flush(Task task)
@@ -161,7 +196,14 @@ flush(Task task)
 
 	while (more)
 	{
-		ErrorData  *error = attempt(task, "writing the request log");
+		TimestampTz start;
+		ErrorData  *error;
+
+		wait_for_company();
+		company = pg_atomic_read_u32(&queue->waiting);
+		start = GetCurrentTimestamp();
+		error = attempt(task, "writing the request log");
+		commit_time = GetCurrentTimestamp() - start;
 
 		if (error != NULL)
 		{
@@ -199,22 +241,6 @@ keep_up(void)
 
 	if (error != NULL)
 		FreeErrorData(error);
-}
-
-static void
-sleep_for(long ms)
-{
-	static uint32 wait_event = 0;
-
-	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-					 ms, extension_wait_event(&wait_event, "TierlimitLogWriterMain"));
-	ResetLatch(MyLatch);
-	CHECK_FOR_INTERRUPTS();
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
 }
 
 static bool
