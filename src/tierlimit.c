@@ -6,20 +6,32 @@
  * A call of tierlimit.check() goes one way through these files:
  *
  *		functions.c		arguments in, rows out (decision.c)
+ *		decide.c		from a question to a decision; gate.c: of authorize()
  *		policy.c		who is counted, and under which tier
  *		  registry.c	  what api_key says of the key, shared by all sessions
- *		  tiers.c		  tiers and limits, remembered by each session
- *		limiter.c		decide and count, under the subjects' locks
+ *		  tiers.c		  tiers, limits, endpoints (pattern.c), as each session
+ *						  remembers them
+ *		limiter.c		count and log, under the subjects' locks
+ *		  call.c		  which subjects, windows and time
+ *		  evaluate.c	  what the limits say
+ *		  request.c		  was it admitted before?
  *		  subject.c		  who is in memory, found by name
  *		  window.c		  what one limit counts (history.c, calendar.c)
  *		store.c			the shared memory, its layout and locks
  *		  pool.c		  its free blocks; sweep.c makes room
+ *		log.c			the decision's way to the database's worker (ring.c,
+ *						logrow.c)
+ *		worker.c		the worker's life
+ *		  writer.c		  rows into the table (merge.c)
+ *		  upkeep.c		  partitions and sums
  *
- * answers.c makes of the decision what a service answers over HTTP (json.c);
- * secrets.c makes the secrets of registered keys.
+ * And back: rebuild.c fills windows that are not in memory from the log
+ * (past.c), one session at a time (claim.c); verify.c compares.
  *
  * triggers.c tells registry.c and tiers.c of changes, scope.c keeps databases
- * apart, query.c reads tables, clock.c tells the time.
+ * apart, query.c runs SQL, clock.c tells the time, statistics.c what goes on.
+ * answers.c makes headers and bodies of HTTP from decisions (json.c), secrets.c
+ * makes keys; address.c says how addresses are counted.
  *
  *-------------------------------------------------------------------------
  */
