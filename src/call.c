@@ -108,6 +108,21 @@ plan_is_over(const Work *work, TimestampTz now)
 	return false;
 }
 
+/*
+ * Go on from the time of the subject's newest decision.  On the server's clock
+ * the next one is a microsecond later at least: so the log tells the order of
+ * any two.
+ */
+static void
+follow_clock(Clock *clock, const Subject *subject)
+{
+	TimestampTz earliest = subject->clock;
+
+	if (clock->source == CLOCK_SERVER && earliest != PG_INT64_MIN)
+		earliest++;
+	clock->now = Max(clock->now, earliest);
+}
+
 void
 call_lock(Call *call, LWLockMode mode)
 {
@@ -120,8 +135,7 @@ call_lock(Call *call, LWLockMode mode)
 		{
 			call_find_windows(&call->works[i], call->clock.now);
 			if (call->works[i].subject != NULL)
-				call->clock.now = Max(call->clock.now,
-									  call->works[i].subject->clock);
+				follow_clock(&call->clock, call->works[i].subject);
 		}
 		for (int i = 0; i < call->count; i++)
 			over |= plan_is_over(&call->works[i], call->clock.now);

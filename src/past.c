@@ -28,8 +28,8 @@
 
 /* The rows of an address, or of a network. */
 #define OF_ADDRESS \
-	"ip OPERATOR(pg_catalog.>=) pg_catalog.host(pg_catalog.network($1::inet))::inet" \
-	" AND ip OPERATOR(pg_catalog.<=) pg_catalog.host(pg_catalog.broadcast($1::inet))::inet" \
+	"ip OPERATOR(pg_catalog.>=) pg_catalog.host(pg_catalog.network($1::pg_catalog.inet))::pg_catalog.inet" \
+	" AND ip OPERATOR(pg_catalog.<=) pg_catalog.host(pg_catalog.broadcast($1::pg_catalog.inet))::pg_catalog.inet" \
 	" AND error_code OPERATOR(pg_catalog.=) 0"
 
 /* Is there anything?  Mostly there is not: the key is a new one. */
