@@ -81,6 +81,11 @@ claim_log_position(const SubjectName *name)
 	store_lock(&name->hash, 1, LW_SHARED);
 	subject = subject_find(name);
 	position = subject == NULL ? 0 : subject->log_position;
+	position = Max(position,
+				   store->partitions[partition_of(name->hash)].stats.stray_position);
 	store_unlock(&name->hash, 1);
+	if (name->kind == SUBJECT_ADDRESS)
+		position = Max(position,
+					   pg_atomic_read_u64(&store->address_position));
 	return position;
 }

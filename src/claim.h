@@ -21,7 +21,10 @@ extern void claim_clean_up(int code, Datum arg);
  */
 extern void claim_wait(const SubjectName *name);
 
-/* Behind the newest row of the subject that may not be written yet. */
+/*
+ * Behind the newest row of the subject that may not be written yet.  Where the
+ * subject was not in memory it may be another's row, even another database's.
+ */
 extern uint64 claim_log_position(const SubjectName *name);
 
 #endif							/* TIERLIMIT_CLAIM_H */

@@ -161,7 +161,10 @@ fill_row(LogRow *row, const Call *call, const Verdict *verdict)
 	row->waited_for = verdict->allowed && tierlimit_durability == DURABILITY_SYNC;
 }
 
-/* Append a row; it is the newest one of the subjects that it concerns. */
+/*
+ * Append a row; it is the newest one of the subjects that it concerns, also of
+ * those that are not in memory, since nothing limits them now.
+ */
 static void
 append_row(Call *call, const RingPlace *place, const LogRow *row)
 {
@@ -170,6 +173,10 @@ append_row(Call *call, const RingPlace *place, const LogRow *row)
 	for (int i = 0; row->error_code == 0 && i < call->count; i++)
 		if (call->works[i].subject != NULL)
 			call->works[i].subject->log_position = place->end;
+		else
+			store_stats(call->hashes[i])->stray_position = place->end;
+	if (row->has_address && call->count == 1)
+		store_note_address(place->end);
 	if (row->waited_for)
 		durable_position = Max(durable_position, place->end);
 }

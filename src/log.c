@@ -17,12 +17,14 @@
  * of their call is counted.
  *
  * States: FREE -> STARTING -> SERVED -> FREE, if the worker leaves by itself;
- * SERVED -> CLOSED -> STARTING, if it was told to leave, or died.  A queue is
+ * SERVED -> CLOSED -> FREE, if it was told to leave; and where it could not
+ * write all, or died, CLOSED -> STARTING at the next call or -> SERVED, when
+ * the postmaster starts it anew.  A queue is
  * open, that is takes rows, while STARTING or SERVED.  To close it, the worker
  * sets open_for to 0 and then takes and releases each partition's lock: those
  * who saw it open have appended by then.  A worker that was told to leave may
- * have been told so by a server that stops.  So nobody reopens its queue for
- * a moment: no call is admitted whose row would not be written any more.
+ * have been told so by a server that stops.  So no worker is started for a moment:
+ * no call is admitted whose row would not be written any more.
  *
  * Locks: the mutex protects the states; no other lock is taken under it.
  * Appending takes no lock besides the partition's.
@@ -50,8 +52,11 @@
 /* A worker that was asked for and hasn't come since then never will. */
 #define START_PATIENCE (10 * USECS_PER_SEC)
 
-/* How long a queue that was closed stays so: a stopping server ends it. */
+/* No worker is started so soon after one was told to leave: see above. */
 #define CLOSED_PAUSE USECS_PER_SEC
+
+/* A worker that ended without having written all is started anew. */
+#define RESTART_SECONDS 5
 
 /* How long writing may fail, or get stuck, before callers are told. */
 #define FAILURE_PATIENCE (5 * USECS_PER_SEC)
@@ -60,6 +65,7 @@
 typedef struct Log
 {
 	slock_t		mutex;
+	TimestampTz closed_at;		/* when a worker was last told to leave */
 	LogQueue	queues[NUM_QUEUES];
 } Log;
 
@@ -112,12 +118,19 @@ log_shmem_init(void)
 	}
 }
 
+/* Whether so much time has passed; also where the clock was set back. */
+static bool
+has_passed(TimestampTz since, TimestampTz now, int64 interval)
+{
+	return now < since || now - since > interval;
+}
+
 /* The mutex is held. */
 static void
-set_state(LogQueue *queue, QueueState state)
+set_state(LogQueue *queue, QueueState state, TimestampTz now)
 {
 	queue->state = state;
-	queue->state_since = GetCurrentTimestamp();
+	queue->state_since = now;
 	pg_atomic_write_u32(&queue->open_for,
 						state == QUEUE_STARTING || state == QUEUE_SERVED
 						? queue->database : InvalidOid);
@@ -141,7 +154,7 @@ find_queue(Oid database)
  * held.
  */
 static LogQueue *
-take_queue(Oid database)
+take_queue(Oid database, TimestampTz now)
 {
 	LogQueue   *queue = NULL;
 	uint64		highest = 0;
@@ -159,22 +172,34 @@ take_queue(Oid database)
 	queue->database = database;
 	queue->worker = NULL;
 	queue->failure.since = 0;
-	pg_atomic_write_u64(&queue->written_until, GetCurrentTimestamp());
+	pg_atomic_write_u64(&queue->written_until, (uint64) now);
 	ring_set_position(&queue->ring, highest);
-	set_state(queue, QUEUE_CLOSED);
-	queue->state_since = 0;		/* may be opened at once */
+	set_state(queue, QUEUE_CLOSED, now);
 	return queue;
 }
 
 /* Whether a worker has to be started for it.  The mutex is held. */
 static bool
-needs_worker(const LogQueue *queue)
+needs_worker(const LogQueue *queue, TimestampTz now)
 {
-	TimestampTz age = GetCurrentTimestamp() - queue->state_since;
-
 	return (queue->state == QUEUE_CLOSED && queue->worker == NULL &&
-			age > CLOSED_PAUSE) ||
-		(queue->state == QUEUE_STARTING && age > START_PATIENCE);
+			has_passed(request_log->closed_at, now, CLOSED_PAUSE)) ||
+		(queue->state == QUEUE_STARTING &&
+		 has_passed(queue->state_since, now, START_PATIENCE));
+}
+
+/* Leave a queue that has no worker: free, if there is nothing in it. */
+static void
+leave_queue(LogQueue *queue)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	SpinLockAcquire(&request_log->mutex);
+	queue->worker = NULL;
+	set_state(queue, ring_head(&queue->ring) == ring_tail(&queue->ring)
+			  ? QUEUE_FREE : QUEUE_CLOSED, now);
+	SpinLockRelease(&request_log->mutex);
+	ConditionVariableBroadcast(&queue->progress);
 }
 
 static void
@@ -184,7 +209,7 @@ start_worker(LogQueue *queue)
 
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_restart_time = RESTART_SECONDS;
 	worker.bgw_main_arg = Int32GetDatum(queue - request_log->queues);
 	memcpy(worker.bgw_extra, &MyDatabaseId, sizeof(Oid));
 	snprintf(worker.bgw_library_name, sizeof(worker.bgw_library_name), "tierlimit");
@@ -194,10 +219,8 @@ start_worker(LogQueue *queue)
 	if (RegisterDynamicBackgroundWorker(&worker, NULL))
 		return;
 
-	SpinLockAcquire(&request_log->mutex);
-	set_state(queue, QUEUE_CLOSED);
-	queue->state_since = 0;
-	SpinLockRelease(&request_log->mutex);
+	store_pass_locks();
+	leave_queue(queue);
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 			 errmsg("could not start the worker that writes the request log"),
@@ -213,15 +236,16 @@ serve_queue(void)
 {
 	LogQueue   *queue;
 	bool		start = false;
+	TimestampTz now = GetCurrentTimestamp();
 
 	SpinLockAcquire(&request_log->mutex);
 	queue = find_queue(MyDatabaseId);
 	if (queue == NULL)
-		queue = take_queue(MyDatabaseId);
-	if (queue != NULL && needs_worker(queue))
+		queue = take_queue(MyDatabaseId, now);
+	if (queue != NULL && needs_worker(queue, now))
 	{
 		start = true;
-		set_state(queue, QUEUE_STARTING);
+		set_state(queue, QUEUE_STARTING, now);
 	}
 	SpinLockRelease(&request_log->mutex);
 
@@ -260,7 +284,7 @@ report_failure(LogQueue *queue)
 	LogFailure	failure = failure_of(queue);
 
 	if (failure.since != 0 &&
-		GetCurrentTimestamp() - failure.since > FAILURE_PATIENCE)
+		has_passed(failure.since, GetCurrentTimestamp(), FAILURE_PATIENCE))
 		ereport(ERROR,
 				(errcode(failure.sqlerrcode),
 				 errmsg("could not write to the request log"),
@@ -358,7 +382,7 @@ log_wait_for_room(LogQueue *queue, const LogRow *row)
 			tail = ring_tail(&queue->ring);
 			since = GetCurrentTimestamp();
 		}
-		if (GetCurrentTimestamp() - since > STUCK_PATIENCE)
+		if (has_passed(since, GetCurrentTimestamp(), STUCK_PATIENCE))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("could not write to the request log"),
@@ -405,19 +429,15 @@ stop_waiting(int code, Datum arg)
 	pg_atomic_fetch_sub_u32(&queue->waiting, 1);
 }
 
-void
-log_wait_written(uint64 position)
+static void
+wait_for_position(LogQueue *queue, const uint64 position)
 {
-	LogQueue   *queue;
-
-	if (log_is_written(MyDatabaseId, position))
-		return;
-	queue = serve_queue();
 	pg_atomic_fetch_add_u32(&queue->waiting, 1);
 	PG_ENSURE_ERROR_CLEANUP(stop_waiting, PointerGetDatum(queue));
 	{
 		while (!log_is_written(MyDatabaseId, position))
 		{
+			serve_queue();
 			wake_worker(queue);
 			wait_for_progress(queue);
 		}
@@ -425,6 +445,18 @@ log_wait_written(uint64 position)
 	}
 	PG_END_ENSURE_ERROR_CLEANUP(stop_waiting, PointerGetDatum(queue));
 	stop_waiting(0, PointerGetDatum(queue));
+}
+
+void
+log_wait_written(uint64 position)
+{
+	LogQueue   *queue = queue_of(MyDatabaseId);
+
+	if (queue == NULL)
+		return;
+	position = Min(position, ring_head(&queue->ring));
+	if (ring_tail(&queue->ring) < position)
+		wait_for_position(queue, position);
 }
 
 /*
@@ -465,9 +497,7 @@ log_forget(Oid database)
 	while (ring_read(&queue->ring, &position) != NULL)
 		decisions++;
 	log_advance(queue, position, decisions, 0, GetCurrentTimestamp());
-	SpinLockAcquire(&request_log->mutex);
-	set_state(queue, QUEUE_FREE);
-	SpinLockRelease(&request_log->mutex);
+	leave_queue(queue);
 }
 
 LogTotals
@@ -500,52 +530,68 @@ LogQueue *
 log_attach(int number, Oid database)
 {
 	LogQueue   *queue = &request_log->queues[number];
+	TimestampTz now = GetCurrentTimestamp();
 	bool		ours;
 
 	SpinLockAcquire(&request_log->mutex);
-	ours = queue->state == QUEUE_STARTING && queue->database == database;
+	ours = queue->database == database && queue->worker == NULL &&
+		(queue->state == QUEUE_STARTING || queue->state == QUEUE_CLOSED);
 	if (ours)
 	{
 		queue->worker = MyLatch;
-		set_state(queue, QUEUE_SERVED);
+		queue->failure.since = 0;
+		set_state(queue, QUEUE_SERVED, now);
 	}
 	SpinLockRelease(&request_log->mutex);
 	return ours ? queue : NULL;
 }
 
-void
-log_detach(LogQueue *queue)
+/* Set the state, and return when nobody appends by an older one. */
+static void
+close_queue(LogQueue *queue)
 {
+	TimestampTz now = GetCurrentTimestamp();
+
 	SpinLockAcquire(&request_log->mutex);
-	if (queue->state != QUEUE_FREE && queue->worker == MyLatch)
-	{
-		queue->worker = NULL;
-		set_state(queue, QUEUE_CLOSED);
-	}
+	set_state(queue, QUEUE_CLOSED, now);
 	SpinLockRelease(&request_log->mutex);
-	ConditionVariableBroadcast(&queue->progress);
+	store_pass_locks();
 }
 
 void
 log_close(LogQueue *queue)
 {
 	SpinLockAcquire(&request_log->mutex);
-	set_state(queue, QUEUE_CLOSED);
+	request_log->closed_at = GetCurrentTimestamp();
 	SpinLockRelease(&request_log->mutex);
-	store_pass_locks();
+	close_queue(queue);
+}
+
+bool
+log_detach(LogQueue *queue)
+{
+	close_queue(queue);
+	leave_queue(queue);
+	return queue->state == QUEUE_FREE;
 }
 
 bool
 log_leave(LogQueue *queue)
 {
+	TimestampTz now = GetCurrentTimestamp();
 	bool		empty;
 
-	log_close(queue);
-	SpinLockAcquire(&request_log->mutex);
+	close_queue(queue);
 	empty = ring_head(&queue->ring) == ring_tail(&queue->ring);
-	set_state(queue, empty ? QUEUE_FREE : QUEUE_SERVED);
-	SpinLockRelease(&request_log->mutex);
-	ConditionVariableBroadcast(&queue->progress);
+	if (empty)
+		leave_queue(queue);
+	else
+	{
+		SpinLockAcquire(&request_log->mutex);
+		set_state(queue, QUEUE_SERVED, now);
+		SpinLockRelease(&request_log->mutex);
+		ConditionVariableBroadcast(&queue->progress);
+	}
 	return empty;
 }
 
@@ -568,12 +614,13 @@ log_failed(LogQueue *queue, const ErrorData *error)
 {
 	LogFailure	failure;
 
+	failure.since = GetCurrentTimestamp();
 	failure.sqlerrcode = error->sqlerrcode;
 	strlcpy(failure.message, error->message ? error->message : "",
 			sizeof(failure.message));
 	SpinLockAcquire(&request_log->mutex);
-	failure.since = queue->failure.since != 0 ? queue->failure.since
-		: GetCurrentTimestamp();
+	if (queue->failure.since != 0)
+		failure.since = queue->failure.since;
 	queue->failure = failure;
 	SpinLockRelease(&request_log->mutex);
 	ConditionVariableBroadcast(&queue->progress);

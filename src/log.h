@@ -115,11 +115,15 @@ extern void log_reset_stats(void);
  * For the worker of a queue, identified by its number.
  *
  * log_attach() returns NULL if the queue does not wait for this worker.
+ * log_detach() is for a worker that ends; false if it leaves anything.
  */
 extern LogQueue *log_attach(int number, Oid database);
-extern void log_detach(LogQueue *queue);
+extern bool log_detach(LogQueue *queue);
 
-/* Let nobody append any more; what they have appended is there on return. */
+/*
+ * Told to leave: let nobody append any more; what they have appended is there
+ * on return.
+ */
 extern void log_close(LogQueue *queue);
 
 /* Give an empty queue up; false if it is not empty, then it goes on. */

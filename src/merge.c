@@ -113,11 +113,14 @@ create_rows(Merge *merge)
 					   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
 }
 
+/* Stretches are counted anew in each minute, so that none crosses a border. */
 static MergeKey
 key_of(const LogRow *row, int64 stretch)
 {
-	MergeKey	key = {row, row->at / stretch};
+	MergeKey	key = {row, 0};
 
+	key.stretch = row->at / USECS_PER_MINUTE * (USECS_PER_MINUTE / stretch + 1) +
+		row->at % USECS_PER_MINUTE / stretch;
 	return key;
 }
 

@@ -19,13 +19,17 @@
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
-/* Run as another role until restore_role(). */
+/*
+ * Run as the owner, and so that nothing that somebody made run with it can
+ * leave anything behind, such as a trigger for the end of the transaction.
+ */
 static void
 become_owner(Oid *role, int *security)
 {
 	GetUserIdAndSecContext(role, security);
 	SetUserIdAndSecContext(installation()->owner,
 						   *security | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION |
 						   SECURITY_NOFORCE_RLS);
 }
 

@@ -102,6 +102,7 @@ store_create(void)
 	store->locks = GetNamedLWLockTranche("tierlimit");
 	store->stats_since = GetCurrentTimestamp();
 	pg_atomic_init_u64(&store->clock_floor, 0);
+	pg_atomic_init_u64(&store->address_position, 0);
 	pg_atomic_init_u64(&store->requests_forgotten,
 					   (uint64) store->stats_since);
 	pg_atomic_init_u64(&store->no_room_since, 0);
@@ -247,27 +248,33 @@ store_clock_floor(void)
 	return (TimestampTz) pg_atomic_read_u64(&store->clock_floor);
 }
 
-/* Times only go on. */
+/* Times, and positions, only go on. */
 static void
-raise_time(pg_atomic_uint64 *time, TimestampTz to)
+raise_to(pg_atomic_uint64 *value, int64 to)
 {
-	uint64		now = pg_atomic_read_u64(time);
+	uint64		now = pg_atomic_read_u64(value);
 
-	while ((TimestampTz) now < to &&
-		   !pg_atomic_compare_exchange_u64(time, &now, (uint64) to))
+	while ((int64) now < to &&
+		   !pg_atomic_compare_exchange_u64(value, &now, (uint64) to))
 		;
+}
+
+void
+store_note_address(uint64 position)
+{
+	raise_to(&store->address_position, (int64) position);
 }
 
 void
 store_raise_clock_floor(TimestampTz to)
 {
-	raise_time(&store->clock_floor, to);
+	raise_to(&store->clock_floor, to);
 }
 
 void
 store_forget_request(TimestampTz at)
 {
-	raise_time(&store->requests_forgotten, at);
+	raise_to(&store->requests_forgotten, at);
 }
 
 StoreTotals
@@ -309,6 +316,7 @@ store_reset_stats(void)
 		store_lock(&i, 1, LW_EXCLUSIVE);
 		lasting.keys = stats->keys;
 		lasting.logged = stats->logged;
+		lasting.stray_position = stats->stray_position;
 		*stats = lasting;
 		store->stats_since = now;
 		store_unlock(&i, 1);

@@ -36,6 +36,8 @@ typedef struct PartitionStats
 	int64		evictions;
 	int64		rebuilds;
 	int64		logged;			/* decisions, since server start */
+	uint64		stray_position; /* behind the newest row in the log's queue of
+								 * a subject that was not in memory */
 } PartitionStats;
 
 typedef union PaddedPartitionStats
@@ -61,6 +63,8 @@ typedef struct Store
 	int64		size;			/* of all this, in bytes */
 	TimestampTz stats_since;	/* protected by all partitions' locks */
 	pg_atomic_uint64 clock_floor;	/* see store_clock_floor() */
+	pg_atomic_uint64 address_position;	/* behind the newest row that has an
+										 * address but was not charged to it */
 	pg_atomic_uint64 requests_forgotten;	/* time of the newest request that
 											 * is not in memory; see request.c */
 	pg_atomic_uint64 no_room_since; /* when a sweep was in vain; see sweep.c */
@@ -142,6 +146,9 @@ store_prefetch_subject(uint64 hash)
  */
 extern TimestampTz store_clock_floor(void);
 extern void store_raise_clock_floor(TimestampTz to);
+
+/* A row up to this position of its queue has an address that isn't charged. */
+extern void store_note_address(uint64 position);
 
 /* A request that was admitted at this time is no more in memory. */
 extern void store_forget_request(TimestampTz at);

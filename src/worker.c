@@ -55,13 +55,32 @@ static int64 commit_time = 0;	/* microseconds */
 /* Something to do in a transaction. */
 typedef void (*Task) (void);
 
+/* Whatever ends us, the next worker goes on with what is left. */
 static void
 leave_queue(int code, Datum arg)
 {
 	(void) code;
 	(void) arg;
 	if (queue != NULL)
-		log_detach(queue);
+		(void) log_detach(queue);
+	queue = NULL;
+}
+
+/*
+ * Told to leave.  That ends what we wait for, be it a lock or a standby, as the
+ * cancelling of a query does; what was not written then is written again.
+ */
+static void
+handle_sigterm(SIGNAL_ARGS)
+{
+	int			save_errno = errno;
+
+	(void) postgres_signal_arg;
+	ShutdownRequestPending = true;
+	QueryCancelPending = true;
+	InterruptPending = true;
+	SetLatch(MyLatch);
+	errno = save_errno;
 }
 
 /*
@@ -77,6 +96,8 @@ set_settings(void)
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_isolation", "read committed"},
 		{"session_replication_role", "origin"},
+		{"standard_conforming_strings", "on"},
+		{"default_tablespace", ""},
 		{"TimeZone", "UTC"},
 		{"DateStyle", "ISO"},
 		{"IntervalStyle", "postgres"},
@@ -123,6 +144,7 @@ attempt(Task task, const char *what)
 {
 	ErrorData  *volatile error = NULL;
 
+	QueryCancelPending = false;
 	PG_TRY();
 	{
 		run_in_transaction(task, what);
@@ -165,6 +187,7 @@ sleep_for(long ms)
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 					 ms, extension_wait_event(&wait_event, "TierlimitLogWriterMain"));
 	ResetLatch(MyLatch);
+	QueryCancelPending = false; /* there is no query */
 	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)
 	{
@@ -188,31 +211,51 @@ wait_for_company(void)
 		sleep_for(1);
 }
 
-/* Write all there is; false if it failed. */
+/* Write a batch; false if it failed. */
 static bool
-flush(Task task)
+flush_batch(Task task)
 {
-	bool		more = true;
+	TimestampTz start;
+	ErrorData  *error;
 
-	while (more)
+	wait_for_company();
+	company = pg_atomic_read_u32(&queue->waiting);
+	start = GetCurrentTimestamp();
+	error = attempt(task, "writing the request log");
+	commit_time = GetCurrentTimestamp() - start;
+	if (error != NULL)
 	{
-		TimestampTz start;
-		ErrorData  *error;
-
-		wait_for_company();
-		company = pg_atomic_read_u32(&queue->waiting);
-		start = GetCurrentTimestamp();
-		error = attempt(task, "writing the request log");
-		commit_time = GetCurrentTimestamp() - start;
-
-		if (error != NULL)
-		{
-			log_failed(queue, error);
-			FreeErrorData(error);
-			return false;
-		}
-		more = writer_committed(queue);
+		log_failed(queue, error);
+		FreeErrorData(error);
+		return false;
 	}
+	writer_committed(queue);
+	return true;
+}
+
+/* Write what is in the queue by now; false if it failed. */
+static bool
+flush_queue(void)
+{
+	uint64		head = ring_head(&queue->ring);
+
+	do
+	{
+		if (!flush_batch(write_batch))
+			return false;
+	} while (ring_tail(&queue->ring) < head);
+	return true;
+}
+
+/* ... and what is held back by then; false if it failed. */
+static bool
+flush_everything(void)
+{
+	if (!flush_queue())
+		return false;
+	for (int held = writer_held(); held > 0; held -= WRITER_MAX_ROWS)
+		if (!flush_batch(write_everything))
+			return false;
 	return true;
 }
 
@@ -224,11 +267,8 @@ flush_wanted(void)
 
 	if (pg_atomic_read_u64(&queue->flushes_done) == wanted)
 		return true;
-	do
-	{
-		if (!flush(write_everything))
-			return false;
-	} while (writer_holds_any());
+	if (!flush_everything())
+		return false;
 	pg_atomic_write_u64(&queue->flushes_done, wanted);
 	ConditionVariableBroadcast(&queue->progress);
 	return true;
@@ -247,18 +287,20 @@ static bool
 anything_to_write(void)
 {
 	return ring_head(&queue->ring) != ring_tail(&queue->ring) ||
-		writer_holds_any();
+		writer_held() > 0;
 }
 
 /* Sleep until a time, or until somebody waits for us. */
 static void
 sleep_until(TimestampTz time)
 {
+	TimestampTz start = GetCurrentTimestamp();
+
 	for (;;)
 	{
 		TimestampTz now = GetCurrentTimestamp();
 
-		if (now >= time || ShutdownRequestPending ||
+		if (now >= time || now < start || ShutdownRequestPending ||
 			pg_atomic_exchange_u32(&queue->flush_now, 0) != 0)
 			return;
 		sleep_for((time - now + 999) / 1000);
@@ -269,10 +311,9 @@ sleep_until(TimestampTz time)
 static void
 pause_before_retry(void)
 {
-	TimestampTz until = GetCurrentTimestamp() + RETRY_PAUSE * INT64CONST(1000);
-
-	while (GetCurrentTimestamp() < until && !ShutdownRequestPending)
-		sleep_for(RETRY_PAUSE);
+	for (int i = 0; i < RETRY_PAUSE && !ShutdownRequestPending; i++)
+		pg_usleep(1000);
+	sleep_for(0);
 }
 
 /* Write and keep up, until told to leave, or idle. */
@@ -290,10 +331,13 @@ work(void)
 		if (anything_to_write())
 			active = now;
 		if (!flush_wanted() ||
-			(anything_to_write() && !flush(write_batch)))
+			(anything_to_write() && !flush_queue()))
 			pause_before_retry();
-		if (now - active > IDLE_TIME && log_leave(queue))
+		if ((now < active || now - active > IDLE_TIME) && log_leave(queue))
+		{
+			queue = NULL;
 			return;
+		}
 		sleep_until(now + tierlimit_flush_interval * INT64CONST(1000));
 	}
 }
@@ -304,7 +348,7 @@ finish(void)
 {
 	log_close(queue);
 	for (int i = 0; i < LAST_ATTEMPTS && anything_to_write(); i++)
-		if (!flush(write_everything))
+		if (!flush_everything())
 			pg_usleep(RETRY_PAUSE * 1000);
 }
 
@@ -314,14 +358,15 @@ tierlimit_worker_main(Datum number)
 	Oid			database;
 
 	memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(Oid));
-	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
+	pqsignal(SIGTERM, handle_sigterm);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	queue = log_attach(DatumGetInt32(number), database);
 	if (queue == NULL)
 		return;
 	before_shmem_exit(leave_queue, (Datum) 0);
 	BackgroundWorkerUnblockSignals();
-	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid,
+											  BGWORKER_BYPASS_ALLOWCONN);
 	pgstat_report_appname("tierlimit log writer");
 
 	worker_context = AllocSetContextCreate(TopMemoryContext,
@@ -331,6 +376,13 @@ tierlimit_worker_main(Datum number)
 	set_settings();
 	writer_init();
 	work();
-	if (ShutdownRequestPending)
-		finish();
+	if (queue == NULL)
+		return;
+	finish();
+	if (!log_detach(queue))
+	{
+		queue = NULL;
+		proc_exit(1);			/* to be started again */
+	}
+	queue = NULL;
 }

@@ -10,7 +10,7 @@
  *
  * Denied calls are held back until their second is over, so that a flood of
  * them is a row a second.  That is all that the end of a worker which can't
- * write any more forgets; and a batch's memory is bounded by MAX_ROWS.
+ * write any more forgets; and a batch's memory is bounded by WRITER_MAX_ROWS.
  *
  * Hourly sums are made from the log when an hour is over (upkeep.c).  A row
  * that comes later than that is added to them here.
@@ -38,9 +38,6 @@
 #include "utils/timestamp.h"
 #include "writer.h"
 
-/* Rows of one INSERT, and denials held back, are not more than this. */
-#define MAX_ROWS 8192
-
 /* A denial may be a little late for its second. */
 #define HOLD_MARGIN (100 * 1000)
 
@@ -59,14 +56,14 @@ typedef struct Batch
 	TimestampTz until;			/* when that began */
 	int			count;
 	int64		decisions;
+	Oid			catalog;		/* see Scope: whose rows these are */
 	bool		collected;
-	bool		full;
-	LogRow	   *rows[MAX_ROWS];
-	LogRow		queued[MAX_ROWS];
+	LogRow	   *rows[WRITER_MAX_ROWS];
+	LogRow		queued[WRITER_MAX_ROWS];
 	dlist_head	held;			/* rows that are to be freed afterwards */
 } Batch;
 
-static Batch batch;
+static Batch *batch;			/* allocated by writer_init() */
 static MemoryContext writer_context;	/* held rows */
 static MemoryContext insert_context;	/* arrays of one INSERT */
 static Merge *alike_admitted;	/* of the batch */
@@ -101,16 +98,17 @@ writer_init(void)
 										   ALLOCSET_DEFAULT_SIZES);
 	insert_context = AllocSetContextCreate(TopMemoryContext, "tierlimit insert",
 										   ALLOCSET_DEFAULT_SIZES);
+	batch = MemoryContextAllocZero(writer_context, sizeof(Batch));
+	dlist_init(&batch->held);
 	alike_admitted = merge_create(writer_context);
 	alike_denied = merge_create(writer_context);
 	dlist_init(&held);
-	dlist_init(&batch.held);
 }
 
-bool
-writer_holds_any(void)
+int
+writer_held(void)
 {
-	return held_count > 0;
+	return held_count;
 }
 
 /* A copy with its texts, to outlive the queue's. */
@@ -150,10 +148,14 @@ hold_back(const LogRow *row)
 static void
 add_to_batch(const LogRow *row)
 {
-	LogRow	   *own = &batch.queued[batch.count];
+	LogRow	   *own = &batch->queued[batch->count];
 
-	batch.decisions++;
+	batch->decisions++;
 	*own = *row;
+
+	/* What comes after a refund is not what it gave back. */
+	if (row->requests < 0 || row->credits < 0)
+		merge_reset(alike_admitted);
 	if (tierlimit_log_granularity > 0 && row->requests > 0)
 	{
 		LogRow	   *like = merge_find(alike_admitted, own,
@@ -165,7 +167,7 @@ add_to_batch(const LogRow *row)
 			return;
 		}
 	}
-	batch.rows[batch.count++] = own;
+	batch->rows[batch->count++] = own;
 }
 
 /* Add what is due of the rows that are held back. */
@@ -175,21 +177,22 @@ add_held_rows(bool everything)
 	dlist_mutable_iter iter;
 	TimestampTz now = GetCurrentTimestamp();
 
-	everything |= held_count > MAX_ROWS;
+	everything |= held_count > WRITER_MAX_ROWS;
 	dlist_foreach_modify(iter, &held)
 	{
 		HeldRow    *row = dlist_container(HeldRow, node, iter.cur);
 
-		if (batch.count == MAX_ROWS)
+		if (batch->count == WRITER_MAX_ROWS)
 			return;
 		if (row->due > now && !everything)
 			continue;
 		merge_remove(alike_denied, &row->row, USECS_PER_SEC);
 		dlist_delete(&row->node);
-		dlist_push_tail(&batch.held, &row->node);
+		dlist_push_tail(&batch->held, &row->node);
 		held_count--;
-		batch.rows[batch.count++] = &row->row;
-		batch.decisions += row->decisions;
+		batch->decisions += row->decisions;
+		if (row->row.catalog == batch->catalog)
+			batch->rows[batch->count++] = &row->row;
 	}
 }
 
@@ -205,30 +208,30 @@ static void
 collect(LogQueue *queue, bool everything)
 {
 	const Installation *here = installation_if_any();
-	const char *packed = NULL;
+	const char *packed;
 
-	batch.position = ring_tail(&queue->ring);
-	batch.until = GetCurrentTimestamp();
-	batch.count = 0;
-	batch.decisions = 0;
+	batch->catalog = here == NULL ? InvalidOid : here->scope.catalog;
+	batch->position = ring_tail(&queue->ring);
+	batch->until = GetCurrentTimestamp();
+	batch->count = 0;
+	batch->decisions = 0;
 	merge_reset(alike_admitted);
-	while (batch.count < MAX_ROWS && held_count <= MAX_ROWS &&
-		   (packed = ring_read(&queue->ring, &batch.position)) != NULL)
+	add_held_rows(everything);
+	while (batch->count < WRITER_MAX_ROWS && held_count <= WRITER_MAX_ROWS &&
+		   (packed = ring_read(&queue->ring, &batch->position)) != NULL)
 	{
 		LogRow		row;
 
 		logrow_unpack(packed, &row);
 		if (here == NULL || row.catalog != here->scope.catalog ||
 			says_nothing(&row))
-			batch.decisions++;
+			batch->decisions++;
 		else if (row.error_code != 0)
 			hold_back(&row);
 		else
 			add_to_batch(&row);
 	}
-	add_held_rows(everything);
-	batch.full = packed != NULL || (everything && held_count > 0);
-	batch.collected = true;
+	batch->collected = true;
 }
 
 /* The values of a row, in the order of the columns. */
@@ -347,19 +350,19 @@ static const struct
 static Datum
 column_array(int number)
 {
-	static Datum values[MAX_ROWS];
-	static bool nulls[MAX_ROWS];
+	static Datum values[WRITER_MAX_ROWS];
+	static bool nulls[WRITER_MAX_ROWS];
 	Oid			type = columns[number].type;
-	int			dims[] = {batch.count};
+	int			dims[] = {batch->count};
 	int			lower[] = {1};
 	bool		any = false;
 	int16		length;
 	bool		byval;
 	char		align;
 
-	for (int i = 0; i < batch.count; i++)
+	for (int i = 0; i < batch->count; i++)
 	{
-		values[i] = columns[number].get(batch.rows[i], &nulls[i]);
+		values[i] = columns[number].get(batch->rows[i], &nulls[i]);
 		any |= !nulls[i];
 	}
 	if (!any)
@@ -373,8 +376,8 @@ column_array(int number)
 static bool
 any_before(TimestampTz time)
 {
-	for (int i = 0; i < batch.count; i++)
-		if (batch.rows[i]->at < time)
+	for (int i = 0; i < batch->count; i++)
+		if (batch->rows[i]->at < time)
 			return true;
 	return false;
 }
@@ -382,8 +385,8 @@ any_before(TimestampTz time)
 static bool
 anybody_waits(void)
 {
-	for (int i = 0; i < batch.count; i++)
-		if (batch.rows[i]->waited_for)
+	for (int i = 0; i < batch->count; i++)
+		if (batch->rows[i]->waited_for)
 			return true;
 	return false;
 }
@@ -432,7 +435,7 @@ insert_batch(void)
 	Datum		args[LOG_COLUMNS + 1];
 
 	/* In the order of the index, neighbours are found in the caches. */
-	qsort(batch.rows, batch.count, sizeof(LogRow *), compare_rows);
+	qsort(batch->rows, batch->count, sizeof(LogRow *), compare_rows);
 	MemoryContextReset(insert_context);
 	for (int i = 0; i < LOG_COLUMNS; i++)
 		args[i] = column_array(i);
@@ -445,22 +448,30 @@ insert_batch(void)
 		query_write(&sum_late_rows, args, NULL);
 }
 
+/* Whether the extension was dropped since; if it was made anew, too. */
+static bool
+is_gone(Oid catalog)
+{
+	const Installation *here = installation_if_any();
+
+	return here == NULL || here->scope.catalog != catalog;
+}
+
 void
 writer_write(LogQueue *queue, bool everything)
 {
-	if (!batch.collected)
+	if (!batch->collected)
 		collect(queue, everything);
-	if (batch.count > 0)
+	if (batch->count > 0 && !is_gone(batch->catalog))
 		insert_batch();
 }
 
-bool
+void
 writer_committed(LogQueue *queue)
 {
-	log_advance(queue, batch.position, batch.decisions, batch.count,
-				batch.until);
-	while (!dlist_is_empty(&batch.held))
-		pfree(dlist_container(HeldRow, node, dlist_pop_head_node(&batch.held)));
-	batch.collected = false;
-	return batch.full;
+	log_advance(queue, batch->position, batch->decisions, batch->count,
+				batch->until);
+	while (!dlist_is_empty(&batch->held))
+		pfree(dlist_container(HeldRow, node, dlist_pop_head_node(&batch->held)));
+	batch->collected = false;
 }

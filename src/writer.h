@@ -10,6 +10,9 @@
 
 #include "log.h"
 
+/* Rows of one INSERT, and denials held back, are about this many at most. */
+#define WRITER_MAX_ROWS 8192
+
 /* From the worker, once. */
 extern void writer_init(void);
 
@@ -20,10 +23,10 @@ extern void writer_init(void);
  */
 extern void writer_write(LogQueue *queue, bool everything);
 
-/* Release what was written; returns whether a full batch was. */
-extern bool writer_committed(LogQueue *queue);
+/* Release what was written. */
+extern void writer_committed(LogQueue *queue);
 
-/* Whether anything is held back, to be written later. */
-extern bool writer_holds_any(void);
+/* How many rows are held back, to be written later. */
+extern int	writer_held(void);
 
 #endif							/* TIERLIMIT_WRITER_H */
