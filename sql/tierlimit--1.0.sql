@@ -212,7 +212,8 @@ COMMENT ON COLUMN tierlimit.usage_hourly.requests IS 'admitted calls, less those
 COMMENT ON COLUMN tierlimit.usage_hourly.credits IS 'of the admitted calls';
 COMMENT ON COLUMN tierlimit.usage_hourly.denied IS 'denied calls';
 
--- Keys with many calls are rebuilt from these rather than from single rows.
+-- Keys with many calls are rebuilt from these rather than from single rows,
+-- but for minutes in which something was given back.
 CREATE TABLE tierlimit.usage_minute (
 	subject text NOT NULL,
 	is_account boolean NOT NULL,
@@ -284,13 +285,14 @@ BEGIN
 END
 $$;
 
+-- Whoever reads the log is in the way, for a while: then another time.
 CREATE FUNCTION tierlimit.drop_log(before timestamptz) RETURNS void
-	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
 	partition regclass;
 BEGIN
 	FOR partition IN SELECT i.inhrelid::regclass FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-			WHERE i.inhparent = 'tierlimit.request_log'::regclass AND c.relname ~ '^request_log_\d{8}$'
+			WHERE i.inhparent = 'tierlimit.request_log'::regclass AND c.relname ~ '^request_log_[0-9]{8}$'
 				AND (to_date(right(c.relname, 8), 'YYYYMMDD') + 1)::timestamp AT TIME ZONE 'UTC' <= before LOOP
 		EXECUTE format('DROP TABLE %s', partition);
 	END LOOP;
@@ -299,18 +301,23 @@ BEGIN
 END
 $$;
 
--- What a window still counts is kept, whatever the retention.
-CREATE FUNCTION tierlimit.keep_log_partitions(retention interval) RETURNS void
+CREATE FUNCTION tierlimit.add_log_partitions() RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	FOR i IN 0 .. 2 LOOP
+		PERFORM tierlimit.add_log_partition((now() AT TIME ZONE 'UTC')::date + i);
+	END LOOP;
+END
+$$;
+
+-- What a window still counts is kept, whatever the retention, and what is not
+-- summed up yet.
+CREATE FUNCTION tierlimit.drop_old_log(retention interval) RETURNS void
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	today date := (now() AT TIME ZONE 'UTC')::date;
-	longest interval := coalesce(max(period), '0') + '2 days' FROM tierlimit.tier_limit;
+	longest interval := coalesce(max(period), '0') + '8 days' FROM tierlimit.tier_limit;
 BEGIN
-	INSERT INTO tierlimit.log_state VALUES (date_trunc('hour', now(), 'UTC')) ON CONFLICT DO NOTHING;
-	FOR i IN 0 .. 2 LOOP
-		PERFORM tierlimit.add_log_partition(today + i);
-	END LOOP;
-	PERFORM tierlimit.drop_log(now() - greatest(retention, longest));
+	PERFORM tierlimit.drop_log(least(now() - greatest(retention, longest), summed_until)) FROM tierlimit.log_state;
 END
 $$;
 
@@ -342,7 +349,7 @@ BEGIN
 	SELECT coalesce(account, key), account IS NOT NULL, date_trunc('minute', at), max(at), sum(requests),
 		tierlimit.saturated(sum(credits))
 	FROM tierlimit.request_log WHERE at >= since AND at < until AND error_code = 0 AND key IS NOT NULL
-	GROUP BY 1, 2, 3 HAVING count(*) > 4;
+	GROUP BY 1, 2, 3 HAVING count(*) > 4 AND min(requests) >= 0 AND min(credits) >= 0;
 
 	UPDATE tierlimit.log_state SET summed_until = until;
 END
@@ -365,6 +372,13 @@ BEGIN
 		requests = u.requests + excluded.requests,
 		credits = tierlimit.saturated(u.credits::numeric + excluded.credits),
 		denied = u.denied + excluded.denied;
+
+	-- what is given back is read row by row, in its order
+	DELETE FROM tierlimit.usage_minute AS u
+	USING unnest($1, $2, $3, $7, $8) AS r (at, key, account, requests, credits)
+	WHERE r.at < $9 AND (r.requests < 0 OR r.credits < 0)
+		AND u.subject = coalesce(r.account, r.key) AND u.is_account = (r.account IS NOT NULL)
+		AND u.minute = date_trunc('minute', r.at);
 
 	UPDATE tierlimit.usage_minute AS u SET
 		last_at = greatest(u.last_at, r.last_at),
@@ -405,7 +419,8 @@ COMMENT ON FUNCTION tierlimit.log_flush() IS 'Wait until all that was decided be
 COMMENT ON FUNCTION tierlimit.index_log_partition(regclass) IS 'Make the indexes of a partition of the request log';
 COMMENT ON FUNCTION tierlimit.add_log_partition(date) IS 'Make the partition of a day of the request log';
 COMMENT ON FUNCTION tierlimit.drop_log(timestamptz) IS 'Drop what was logged before a time';
-COMMENT ON FUNCTION tierlimit.keep_log_partitions(interval) IS 'Make partitions ahead and drop those after retention';
+COMMENT ON FUNCTION tierlimit.add_log_partitions() IS 'Make the partitions of today and the next days';
+COMMENT ON FUNCTION tierlimit.drop_old_log(interval) IS 'Drop what was logged before the retention';
 COMMENT ON FUNCTION tierlimit.sum_log(timestamptz) IS 'Sum up what was logged before a time';
 COMMENT ON FUNCTION tierlimit.sum_late_rows(timestamptz[], text[], text[], text[], text[], integer[], integer[], bigint[], timestamptz) IS 'Add rows to what is summed up already';
 

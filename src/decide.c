@@ -49,6 +49,7 @@ decide_log_row(const Question *question, const Policy *policy)
 		.error_code = policy->refusal
 	};
 
+	installation_require_committed();
 	row.texts[LOG_KEY] = logrow_text(question->key);
 	row.texts[LOG_TIER] = logrow_text(tier);
 	row.texts[LOG_ENDPOINT] = logrow_endpoint(question->endpoint);
@@ -186,10 +187,13 @@ decide_by_charges(const Question *question, const Policy *policy,
 
 	request_init(&request, charges[0].subject.scope, row.texts[LOG_KEY],
 				 row.texts[LOG_REQUEST_ID]);
-	if (request_read(&request, policy->clock.now, &logged))
-		return decision_by_log(question, charges, count, &logged);
-	verdict = limiter_charge(charges, count, policy->clock, cost, &row,
-							 &request);
+	do
+	{
+		if (request_read(&request, policy->clock.now, &logged))
+			return decision_by_log(question, charges, count, &logged);
+		verdict = limiter_charge(charges, count, policy->clock, cost, &row,
+								 &request);
+	} while (request.uncertain);
 	return request.repeated ? decision_again(question, &request.admission)
 		: decision_of(question, policy, &verdict);
 }

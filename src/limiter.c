@@ -45,7 +45,8 @@ typedef enum Outcome
 	DONE,
 	NEEDS_WINDOWS,				/* to be filled from the log */
 	NEEDS_BLOCKS,
-	NEEDS_LOG					/* room in the log's queue */
+	NEEDS_LOG,					/* room in the log's queue */
+	NEEDS_REQUEST				/* to be read from the log again */
 } Outcome;
 
 /* Behind the newest row of ours that has to be on disk before we answer. */
@@ -204,6 +205,8 @@ try_charge(Call *call, LogQueue *queue, LogRow *row, Verdict *verdict)
 		await_record_of(call->request);
 		return DONE;
 	}
+	if (call->request != NULL && request_is_uncertain(call->request))
+		return NEEDS_REQUEST;
 	for (int i = 0; i < call->count; i++)
 		if (!call_is_complete(&call->works[i]))
 			return NEEDS_WINDOWS;
@@ -252,6 +255,8 @@ provide(Outcome lacking, Call *call, LogQueue *queue, const LogRow *row)
 		case NEEDS_LOG:
 			log_wait_for_room(queue, row);
 			break;
+		case NEEDS_REQUEST:
+			break;
 	}
 }
 
@@ -274,7 +279,9 @@ limiter_charge(const Charge *charges, int count, Clock clock, int64 cost,
 		outcome = try_charge(&call, queue, row, &verdict);
 		call_unlock(&call);
 		provide(outcome, &call, queue, row);
-	} while (outcome != DONE);
+	} while (outcome != DONE && outcome != NEEDS_REQUEST);
+	if (request != NULL)
+		request->uncertain = outcome == NEEDS_REQUEST;
 	log_nudge(queue);
 	return verdict;
 }
@@ -414,6 +421,7 @@ try_take_back(Call *call, LogQueue *queue, LogRow *row, Giving *giving)
 
 	advance_subject(work->subject, call->clock, &purse);
 	take_back(work->subject, call->clock.now, giving, &purse);
+	work->subject->clock++;		/* the log tells what comes after it */
 	pool_return(&store->pool, &purse, partition_of(call->hashes[0]));
 	row->at = call->clock.now;
 	row->requests = -giving->given[UNIT_REQUESTS];
@@ -464,7 +472,7 @@ limiter_refund(const Charge *charge, Clock clock, int64 cost, int64 requests,
 	return giving.given[UNIT_CREDITS];
 }
 
-/* Where nothing is counted, a clock of tests may be set back. */
+/* Where nothing was given back, a clock of tests may be set back. */
 static void
 forget_clock(const SubjectName *name)
 {
@@ -491,7 +499,8 @@ limiter_reset(const Charge *charge, Clock clock, LogRow *row)
 	giving.wanted[UNIT_REQUESTS] = PG_INT64_MAX;
 	call_begin(&call, charge, 1, clock, 0);
 	give_back(&call, row, &giving);
-	forget_clock(&charge->subject);
+	if (giving.given[UNIT_REQUESTS] == 0 && giving.given[UNIT_CREDITS] == 0)
+		forget_clock(&charge->subject);
 }
 
 void

@@ -47,7 +47,7 @@ typedef struct Verdict
  * subjects if it is allowed, and append the decision to the request log: row
  * says who calls, the rest of it is filled in.  A request (NULL: it has no
  * id) that was admitted before is not charged again: then request->repeated is
- * set, and there is no verdict.  Raises an ERROR, with nothing
+ * set, and there is no verdict; nor is there if request->uncertain is.  Raises an ERROR, with nothing
  * counted, if there is no memory for it or if it can't be logged.
  */
 extern Verdict limiter_charge(const Charge *charges, int count, Clock clock,

@@ -93,6 +93,12 @@ request_recall(Request *request, TimestampTz now)
 	return request->repeated;
 }
 
+bool
+request_is_uncertain(const Request *request)
+{
+	return pg_atomic_read_u64(&store->requests_forgotten) != request->forgotten;
+}
+
 uint32
 request_blocks(const Request *request)
 {
@@ -142,8 +148,8 @@ may_be_forgotten(Request *request, TimestampTz now)
 {
 	bool		known;
 
-	if (now - REQUEST_MEMORY >
-		(TimestampTz) pg_atomic_read_u64(&store->requests_forgotten))
+	request->forgotten = pg_atomic_read_u64(&store->requests_forgotten);
+	if (now - REQUEST_MEMORY > (TimestampTz) request->forgotten)
 		return false;
 	store_lock(&request->subject.hash, 1, LW_SHARED);
 	known = request_recall(request, now);

@@ -37,8 +37,11 @@ struct Request
 	uint8		digest[REQUEST_DIGEST_LENGTH];
 	LogText		key;
 	LogText		id;
+	bool		uncertain;		/* nothing was done: look it up in the log */
 	bool		repeated;		/* admitted before; then this was answered: */
 	Admission	admission;
+	uint64		forgotten;		/* store's requests_forgotten, when it was
+								 * looked up in the log */
 };
 
 /* Points to itself, so it must not be copied. */
@@ -51,6 +54,12 @@ extern void request_init(Request *request, Scope scope, LogText key,
  * set.  The lock is needed SHARED.
  */
 extern bool request_recall(Request *request, TimestampTz now);
+
+/*
+ * Whether memory has forgotten a request since request_read(), so that this one
+ * has to be read again; under the lock.
+ */
+extern bool request_is_uncertain(const Request *request);
 
 /*
  * Remember that it was admitted; takes up to request_blocks() blocks.  The

@@ -71,13 +71,6 @@ ring_tail(Ring *ring)
 	return pg_atomic_read_u64(&ring->tail);
 }
 
-/* With filler in front of it, an entry may take twice its length. */
-uint32
-ring_longest(const Ring *ring)
-{
-	return (uint32) Min(ring->size / 2, PG_INT32_MAX) - sizeof(RingHeader);
-}
-
 bool
 ring_reserve(Ring *ring, uint32 length, RingPlace *place)
 {

@@ -35,9 +35,6 @@ extern void ring_init(Ring *ring, char *bytes, uint64 size);
 /* Let the positions of an empty ring go on from another's. */
 extern void ring_set_position(Ring *ring, uint64 position);
 
-/* The longest payload that a ring takes. */
-extern uint32 ring_longest(const Ring *ring);
-
 /*
  * Reserve room for a payload of length bytes; false if there is none now.  The
  * caller fills ring_payload() and publishes it, without a chance to fail

@@ -33,6 +33,7 @@
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/syscache.h"
 
 #define SCHEMA "tierlimit"
@@ -42,6 +43,16 @@ static object_access_hook_type prev_object_access_hook = NULL;
 
 /* Scopes dropped by this transaction; in TopTransactionContext. */
 static List *dropped = NIL;
+
+static bool
+is_created_here(Oid table)
+{
+	Relation	relation = table_open(table, AccessShareLock);
+	bool		here = relation->rd_createSubid != InvalidSubTransactionId;
+
+	table_close(relation, AccessShareLock);
+	return here;
+}
 
 /* False if the extension is not there. */
 static bool
@@ -68,6 +79,7 @@ look_up_installation(void)
 	known.owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
 	known.decision = decision;
+	known.uncommitted = is_created_here(catalog);
 	known.scope.database = MyDatabaseId;
 	known.scope.catalog = catalog;
 	return true;
@@ -92,6 +104,19 @@ installation(void)
 				 errmsg("extension \"tierlimit\" is not installed in this database"),
 				 errhint("Use CREATE EXTENSION tierlimit.")));
 	return found;
+}
+
+void
+installation_require_committed(void)
+{
+	if (likely(!installation()->uncommitted))
+		return;
+	known.uncommitted = is_created_here(known.scope.catalog);
+	if (known.uncommitted)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot count calls in the transaction that creates the extension \"tierlimit\""),
+				 errhint("Commit it before.")));
 }
 
 void

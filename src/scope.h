@@ -26,6 +26,7 @@ typedef struct Installation
 	Scope		scope;
 	Oid			owner;			/* of the tables; they are read as this role */
 	Oid			decision;		/* the row type tierlimit.decision */
+	bool		uncommitted;	/* created by this transaction */
 } Installation;
 
 /*
@@ -34,6 +35,12 @@ typedef struct Installation
  * What it points to is valid until invalidations are accepted again.
  */
 extern const Installation *installation(void);
+
+/*
+ * Raise an ERROR if the installation was created by this transaction: nobody
+ * else knows it yet, so nobody could log a call.
+ */
+extern void installation_require_committed(void);
 
 /* The same; NULL if the extension is not there. */
 extern const Installation *installation_if_any(void);

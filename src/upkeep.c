@@ -7,9 +7,9 @@
  * is added to the log meanwhile, and what it does needs no lock against that.
  * The SQL of it is in the install script.
  *
- * Partitions: one a day, made UPKEEP_DAYS ahead, and dropped after
- * tierlimit.log_retention.  Both need a lock on the log for a moment; if it
- * can't be had soon, it is tried again later.
+ * Partitions: one a day, made some days ahead, and dropped after
+ * tierlimit.log_retention.  Both need a lock for a moment; if it can't be had
+ * soon, it is tried again later.
  *
  * Sums: hours that are over are summed up, a step at a time that takes about
  * STEP_GOAL.  log_state says how far that has come, in the same transaction as
@@ -20,8 +20,10 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "query.h"
+#include "scope.h"
 #include "settings.h"
 #include "upkeep.h"
 #include "utils/builtins.h"
@@ -37,13 +39,25 @@
 #define SHORTEST_STEP USECS_PER_MINUTE
 #define LONGEST_STEP (366 * USECS_PER_DAY)
 
-static TimestampTz summed_until = 0;	/* 0: not known */
-static TimestampTz partitions_due = 0;
-static TimestampTz sums_due = 0;
-static int64 step = USECS_PER_HOUR;
+/* What is done for an installation, and when again; all zero: at once. */
+typedef struct Upkeep
+{
+	Oid			catalog;		/* see Scope */
+	TimestampTz summed_until;	/* 0: not known */
+	TimestampTz partitions_due;
+	TimestampTz drops_due;
+	TimestampTz sums_due;
+	int64		step;			/* of the sums, in microseconds */
+} Upkeep;
 
-static Statement keep_partitions = {
-	"SELECT tierlimit.keep_log_partitions($1)", 1, {INTERVALOID}, NULL
+static Upkeep upkeep;
+
+static Statement add_partitions = {
+	"SELECT tierlimit.add_log_partitions()", 0, {0}, NULL
+};
+
+static Statement drop_old_log = {
+	"SELECT tierlimit.drop_old_log($1)", 1, {INTERVALOID}, NULL
 };
 
 static Statement sum_log = {
@@ -54,27 +68,58 @@ static Statement read_state = {
 	"SELECT summed_until FROM tierlimit.log_state", 0, {0}, NULL
 };
 
+/* A log is summed up from the hour on in which its first row is written. */
+static Statement make_state = {
+	"INSERT INTO tierlimit.log_state VALUES"
+	" (pg_catalog.date_trunc('hour', pg_catalog.now(), 'UTC'))", 0, {0}, NULL
+};
+
+/* An extension that was made anew has nothing of the old one's. */
+static void
+know_installation(void)
+{
+	Oid			catalog = installation()->scope.catalog;
+
+	if (upkeep.catalog != catalog)
+	{
+		memset(&upkeep, 0, sizeof(Upkeep));
+		upkeep.catalog = catalog;
+		upkeep.step = USECS_PER_HOUR;
+	}
+}
+
+static bool
+read_summed_until(void)
+{
+	Reading		reading;
+	bool		found;
+
+	query_begin(&reading);
+	query_run(&reading, &read_state, NULL);
+	found = SPI_processed > 0;
+	if (found)
+		upkeep.summed_until = DatumGetTimestampTz(query_value(0, 1, (Datum) 0));
+	query_end(&reading);
+	return found;
+}
+
 TimestampTz
 upkeep_summed_until(void)
 {
-	if (summed_until == 0)
+	know_installation();
+	if (upkeep.summed_until == 0 && !read_summed_until())
 	{
-		Reading		reading;
-
-		query_begin(&reading);
-		query_run(&reading, &read_state, NULL);
-		summed_until = DT_NOBEGIN;
-		if (SPI_processed > 0)
-			summed_until = DatumGetTimestampTz(query_value(0, 1, (Datum) 0));
-		query_end(&reading);
+		query_write(&make_state, NULL, NULL);
+		CommandCounterIncrement();
+		(void) read_summed_until();
 	}
-	return summed_until;
+	return upkeep.summed_until;
 }
 
 void
 upkeep_forget(void)
 {
-	summed_until = 0;
+	upkeep.summed_until = 0;
 }
 
 /* The end of the last hour that is over. */
@@ -85,25 +130,12 @@ closed_until(TimestampTz now)
 	return now - now % USECS_PER_HOUR;
 }
 
-bool
-upkeep_is_due(void)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	return now >= partitions_due || now >= sums_due;
-}
-
 static void
 keep_up_partitions(TimestampTz now)
 {
-	Interval	retention = {0};
-	Datum		arg = IntervalPGetDatum(&retention);
-
-	partitions_due = now + RETRY_PAUSE;
-	retention.time = tierlimit_log_retention * USECS_PER_MINUTE;
-	query_write(&keep_partitions, &arg, NULL);
-	partitions_due = now + UPKEEP_PAUSE;
-	upkeep_forget();
+	upkeep.partitions_due = now + RETRY_PAUSE;
+	query_write(&add_partitions, NULL, NULL);
+	upkeep.partitions_due = now + UPKEEP_PAUSE;
 }
 
 /* Sum up a step more, so long that it takes about as long as we want. */
@@ -115,31 +147,62 @@ sum_up(TimestampTz now)
 	Datum		arg;
 	int64		took;
 
-	sums_due = now + RETRY_PAUSE;
+	upkeep.sums_due = now + RETRY_PAUSE;
 	if (from < until)
 	{
-		until = Min(from + step, until);
+		until = Min(from + upkeep.step, until);
 		until -= until % USECS_PER_MINUTE;	/* sums of minutes are of whole ones */
 		arg = TimestampTzGetDatum(until);
 		query_write(&sum_log, &arg, NULL);
 		took = GetCurrentTimestamp() - now;
 		if (took < STEP_GOAL / 2)
-			step = Min(step * 2, LONGEST_STEP);
+			upkeep.step = Min(upkeep.step * 2, LONGEST_STEP);
 		else if (took > STEP_GOAL * 2)
-			step = Max(step / 2, SHORTEST_STEP);
+			upkeep.step = Max(upkeep.step / 2, SHORTEST_STEP);
 		upkeep_forget();
 	}
-	sums_due = until < closed_until(now) ? 0
+	upkeep.sums_due = until < closed_until(now) ? 0
 		: closed_until(now) + USECS_PER_HOUR + CLOSING_TIME;
 }
 
+static void
+drop_old(TimestampTz now)
+{
+	Interval	retention = {0};
+	Datum		arg = IntervalPGetDatum(&retention);
+
+	upkeep.drops_due = now + RETRY_PAUSE;
+	retention.time = tierlimit_log_retention * USECS_PER_MINUTE;
+	query_write(&drop_old_log, &arg, NULL);
+	upkeep.drops_due = now + UPKEEP_PAUSE;
+}
+
+bool
+upkeep_is_due(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	return now >= Min(upkeep.partitions_due,
+					  Min(upkeep.sums_due, upkeep.drops_due));
+}
+
+/* One thing at a time, each in a transaction of its own; drops are last. */
 void
 upkeep_run(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (now >= partitions_due)
+	if (installation_if_any() == NULL)
+	{
+		upkeep.partitions_due = upkeep.sums_due = upkeep.drops_due =
+			now + RETRY_PAUSE;
+		return;
+	}
+	know_installation();
+	if (now >= upkeep.partitions_due)
 		keep_up_partitions(now);
-	else if (now >= sums_due)
+	else if (now >= upkeep.sums_due)
 		sum_up(now);
+	else if (now >= upkeep.drops_due)
+		drop_old(now);
 }
