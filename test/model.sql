@@ -29,21 +29,17 @@ CREATE TABLE model.call (
 );
 CREATE INDEX ON model.call (subject, at);
 
--- When a subject's latest decision was made.
+-- When a subject's latest decision was made.  After a reset that may be
+-- forgotten.
 CREATE TABLE model.clock (
 	subject text PRIMARY KEY,
-	at timestamptz NOT NULL
+	at timestamptz NOT NULL,
+	forgotten boolean NOT NULL
 );
 
--- The windows that a subject has.  A window knows no call before the one that
--- made it.
-CREATE TABLE model.known (
-	subject text,
-	kind text,
-	period interval,
-	unit text,
-	since bigint NOT NULL,
-	PRIMARY KEY (subject, kind, period, unit)
+-- Where an earlier play ended.
+CREATE TABLE model.played (
+	until timestamptz NOT NULL
 );
 
 -- The limits as they were when the play began.
@@ -85,14 +81,12 @@ CREATE FUNCTION model.span(kind text, period interval, anchor timestamptz, timez
 $$;
 
 -- The calls that a window of a subject counts.
-CREATE FUNCTION model.held(subject text, kind text, period interval, unit text, span tstzrange)
+CREATE FUNCTION model.held(subject text, unit text, span tstzrange)
 	RETURNS TABLE (at timestamptz, units bigint) LANGUAGE sql STABLE AS $$
 	SELECT c.at, u.units
-	FROM model.known k
-		JOIN model.call c ON c.subject = k.subject AND c.seq >= k.since,
-		LATERAL (SELECT CASE k.unit WHEN 'credits' THEN c.credits ELSE c.requests END) AS u (units)
-	WHERE (k.subject, k.kind, k.period, k.unit) = (held.subject, held.kind, held.period, held.unit)
-		AND c.at <@ span AND c.at >= lower(span) AND u.units > 0
+	FROM model.call c,
+		LATERAL (SELECT CASE held.unit WHEN 'credits' THEN c.credits ELSE c.requests END) AS u (units)
+	WHERE c.subject = held.subject AND c.at <@ span AND c.at >= lower(span) AND u.units > 0
 $$;
 
 --
@@ -126,7 +120,8 @@ BEGIN
 		ELSE 0 END;
 	policy.anchor := registered.billing_anchor;
 	policy.timezone := coalesce(registered.billing_timezone, 'UTC');
-	policy.at := greatest(now, (SELECT c.at FROM model.clock c WHERE c.subject = policy.subject));
+	policy.at := greatest(now, (SELECT c.at FROM model.clock c
+		WHERE c.subject = policy.subject AND NOT c.forgotten));
 	RETURN policy;
 END
 $$;
@@ -144,7 +139,7 @@ BEGIN
 		FROM tierlimit.tier_limit l,
 			model.span(l.kind, l.period, policy.anchor, policy.timezone, policy.at, late),
 			LATERAL (SELECT coalesce(sum(units), 0)::bigint, min(at)
-				FROM model.held(policy.subject, l.kind, l.period, l.unit, span)) AS h (used, oldest)
+				FROM model.held(policy.subject, l.unit, span)) AS h (used, oldest)
 		WHERE l.tier = policy.tier
 		ORDER BY l.period, l.kind DESC, l.unit DESC;
 END
@@ -166,7 +161,7 @@ BEGIN
 		FROM (
 			SELECT at, sum(units) OVER (ORDER BY at DESC
 				RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW EXCLUDE GROUP) AS younger
-			FROM model.held(subject, kind, period, unit, span)) AS h
+			FROM model.held(subject, unit, span)) AS h
 		WHERE coalesce(younger, 0) <= room);
 END
 $$;
@@ -197,7 +192,7 @@ BEGIN
 			FROM tierlimit.tier_limit l,
 				model.span(l.kind, l.period, policy.anchor, policy.timezone, policy.at, late),
 				LATERAL (SELECT coalesce(sum(units), 0)::bigint, min(at)
-					FROM model.held(policy.subject, l.kind, l.period, l.unit, span)) AS h (used, oldest),
+					FROM model.held(policy.subject, l.unit, span)) AS h (used, oldest),
 				LATERAL (SELECT CASE l.unit WHEN 'credits' THEN decide.cost ELSE 1 END) AS a (amount),
 				LATERAL (SELECT l.enforce AND (l.max = 0 OR a.amount > 0 AND h.used + a.amount > l.max)) AS d (denies)
 			WHERE l.tier = policy.tier) AS judged
@@ -239,59 +234,55 @@ $$;
 -- What changes
 --
 
-CREATE PROCEDURE model.set_clock(subject text, at timestamptz) LANGUAGE sql AS $$
-	INSERT INTO model.clock VALUES (subject, at)
-		ON CONFLICT (subject) DO UPDATE SET at = excluded.at
+CREATE PROCEDURE model.set_clock(subject text, at timestamptz, forgotten boolean DEFAULT false) LANGUAGE sql AS $$
+	INSERT INTO model.clock VALUES (subject, at, forgotten)
+		ON CONFLICT (subject) DO UPDATE SET at = excluded.at, forgotten = excluded.forgotten
 $$;
 
--- Count an admitted call.  The windows of its tier are made if need be; others
--- are dropped if they hold nothing.
-CREATE PROCEDURE model.admit(policy model.policy, cost bigint) LANGUAGE plpgsql AS $$
-DECLARE
-	call bigint;
-BEGIN
-	DELETE FROM model.known k
-		WHERE k.subject = policy.subject
-			AND NOT EXISTS (SELECT FROM tierlimit.tier_limit l
-				WHERE (l.tier, l.kind, l.period, l.unit) = (policy.tier, k.kind, k.period, k.unit))
-			AND NOT EXISTS (SELECT FROM model.held(k.subject, k.kind, k.period, k.unit,
-				model.span(k.kind, k.period, policy.anchor, policy.timezone, policy.at, false)));
+-- Count an admitted call.
+CREATE PROCEDURE model.admit(policy model.policy, cost bigint) LANGUAGE sql AS $$
 	INSERT INTO model.call (subject, tier, at, requests, credits)
-		VALUES (policy.subject, policy.tier, policy.at, 1, cost) RETURNING seq INTO call;
-	INSERT INTO model.known
-		SELECT policy.subject, l.kind, l.period, l.unit, call
-		FROM tierlimit.tier_limit l
-		WHERE l.tier = policy.tier AND (l.unit = 'requests' OR cost > 0)
-		ON CONFLICT DO NOTHING;
+		VALUES (policy.subject, policy.tier, policy.at, 1, cost)
+$$;
+
+-- What windows of a unit give back of an amount: what the one does that holds
+-- most of it.  At least those of the key's own tier are asked; of a key that is
+-- not registered, those of some tier.  At most it is all that any window can
+-- hold, those of calendars that the key had before included.
+CREATE FUNCTION model.given_back(policy model.policy, unit text, amount bigint, at_most boolean)
+	RETURNS bigint LANGUAGE plpgsql STABLE AS $$
+DECLARE
+	oldest timestamptz := policy.at - max(l.period) - interval '3 days' FROM tierlimit.tier_limit l;
+	given bigint;
+BEGIN
+	IF at_most THEN
+		SELECT least(amount, sum(units)) INTO given
+			FROM model.held(policy.subject, unit, tstzrange(oldest, policy.at, '[]'));
+	ELSE
+		SELECT min(most) INTO given
+		FROM (
+			SELECT max(CASE WHEN l.unit = given_back.unit THEN least(amount, used) ELSE 0 END) AS most
+			FROM tierlimit.tier_limit l,
+				LATERAL (SELECT coalesce(sum(units), 0)::bigint
+					FROM model.held(policy.subject, given_back.unit,
+						model.span(l.kind, l.period, policy.anchor, policy.timezone, policy.at, false))) AS h (used)
+			WHERE l.tier = policy.tier OR policy.tier IS NULL
+			GROUP BY l.tier) AS tiers;
+	END IF;
+	RETURN coalesce(given, 0);
 END
 $$;
 
--- What a refund returns: what the credits window gives back that holds most.
-CREATE FUNCTION model.refunded(policy model.policy, cost bigint, late boolean) RETURNS bigint
-	LANGUAGE plpgsql STABLE AS $$
-BEGIN
-	RETURN (
-		SELECT coalesce(max(least(cost, used)), 0)
-		FROM model.known k, LATERAL (
-			SELECT coalesce(sum(units), 0) FROM model.held(k.subject, k.kind, k.period, k.unit,
-				model.span(k.kind, k.period, policy.anchor, policy.timezone, policy.at, late))) AS h (used)
-		WHERE k.subject = policy.subject AND k.unit = 'credits');
-END
-$$;
+CREATE TYPE model.units AS (
+	requests bigint,
+	credits bigint
+);
 
--- A tier without a limit on credits knows them roughly, over its longest limit:
--- what a refund may return for that.
-CREATE FUNCTION model.roughly_known(policy model.policy) RETURNS bigint LANGUAGE plpgsql STABLE AS $$
-BEGIN
-	RETURN (
-		SELECT sum(c.credits)
-		FROM model.call c, tierlimit.tier_limit l
-		WHERE c.subject = policy.subject
-			AND c.at <@ model.span(l.kind, l.period, policy.anchor, policy.timezone, policy.at, true)
-			AND NOT EXISTS (SELECT FROM tierlimit.tier_limit o
-				WHERE o.tier = l.tier AND (o.unit = 'credits' OR o.period > l.period))
-		GROUP BY l.tier, l.name ORDER BY 1 DESC LIMIT 1);
-END
+-- What the log says that a key was given back so far.
+CREATE FUNCTION model.logged_back(key text) RETURNS model.units LANGUAGE sql VOLATILE AS $$
+	SELECT coalesce(sum(-l.requests), 0)::bigint, coalesce(sum(-l.credits), 0)::bigint
+	FROM tierlimit.request_log l
+	WHERE l.key = logged_back.key AND l.error_code = 0 AND (l.requests < 0 OR l.credits < 0)
 $$;
 
 -- Take units back, newest first: as all windows end now, that gives each of
@@ -312,12 +303,6 @@ BEGIN
 		requests := requests - least(requests, call.requests);
 	END LOOP;
 END
-$$;
-
-CREATE PROCEDURE model.reset(subject text) LANGUAGE sql AS $$
-	DELETE FROM model.call c WHERE c.subject = reset.subject;
-	DELETE FROM model.known k WHERE k.subject = reset.subject;
-	DELETE FROM model.clock c WHERE c.subject = reset.subject;
 $$;
 
 --
@@ -373,11 +358,6 @@ BEGIN
 		INSERT INTO tierlimit.api_key (name, tier, account, billing_anchor, billing_timezone)
 			SELECT name, change_key.tier, account, anchor, timezone FROM model.caller WHERE name = key;
 	END IF;
-	-- with another calendar a key that is counted on its own starts anew
-	IF EXISTS (SELECT FROM model.caller WHERE name = key AND account IS NULL AND anchor IS NOT NULL) THEN
-		PERFORM tierlimit.reset(key);
-		CALL model.reset('key ' || key);
-	END IF;
 END
 $$;
 
@@ -399,20 +379,32 @@ $$;
 
 -- Do random operations at random times, and compare.  The clock goes on by up to
 -- pace at most times.  Not exact: windows may be fuller than they have slots, and
--- limits stay as they are.
-CREATE PROCEDURE model.play(seed integer, operations integer, pace interval, exact boolean)
+-- limits stay as they are.  Fillers: in between so many other keys are called,
+-- under the tier 'filler', to have memory full; the clock does not go back then,
+-- since it forgets denied calls along with their keys.
+CREATE PROCEDURE model.play(seed integer, operations integer, pace interval, exact boolean,
+		fillers integer DEFAULT 0)
 	LANGUAGE plpgsql AS $$
 #variable_conflict use_variable
 DECLARE
 	callers text[] := ARRAY(SELECT c.name FROM model.caller c ORDER BY c.name);
-	tiers text[] := ARRAY(SELECT t.name FROM tierlimit.tier t ORDER BY t.name);
-	now timestamptz := '2024-10-20 12:00:00+00';
+	tiers text[] := ARRAY(SELECT t.name FROM tierlimit.tier t WHERE t.name <> 'filler' ORDER BY t.name);
+	-- after a restart as well, the clock of subjects is not known to the moment
+	now timestamptz := greatest('2024-10-20 12:00:00+00', (SELECT max(until) FROM model.played),
+		(SELECT max(at) FROM model.clock));
+	back interval;
+	filled integer := 0;
 	op integer;
 	die float8;
 	key text;
 	tier text;
 	cost bigint;
-	requests integer;
+	requests bigint;
+	is_reset boolean;
+	before model.units;
+	given model.units;
+	at_least model.units;
+	at_most model.units;
 	edge timestamptz;
 	policy model.policy;
 	answer tierlimit.decision;
@@ -428,7 +420,9 @@ DECLARE
 	denied_late integer := 0;
 BEGIN
 	PERFORM setseed(seed / 2147483648.0);
-	INSERT INTO model.original SELECT * FROM tierlimit.tier_limit;
+	INSERT INTO model.original
+		SELECT * FROM tierlimit.tier_limit l
+		WHERE l.tier <> 'filler' AND NOT EXISTS (SELECT FROM model.original);
 	FOREACH key IN ARRAY callers LOOP
 		CALL model.change_key(key, model.pick(tiers));
 	END LOOP;
@@ -447,12 +441,19 @@ BEGIN
 			IF edge BETWEEN now AND now + 10 * pace THEN
 				now := edge;
 			END IF;
-		ELSIF die < 0.88 AND NOT EXISTS (SELECT FROM model.clock c
-			WHERE c.subject NOT IN (SELECT k.subject FROM model.known k)) THEN
-			-- not while an account has nothing counted: it may forget its clock
-			now := now - model.some_time(pace);
+		ELSIF die < 0.88 AND fillers = 0 THEN
+			-- not before a reset, which forgets the clock
+			back := model.some_time(pace);
+			IF NOT EXISTS (SELECT FROM model.clock c WHERE c.forgotten AND c.at > now - back) THEN
+				now := now - back;
+			END IF;
 		END IF;
 		PERFORM set_config('tierlimit.now', now::text, false);
+		IF fillers > 0 AND random() < 0.3 THEN
+			PERFORM FROM tierlimit.check_many(
+				ARRAY(SELECT 'filler ' || filled + i FROM generate_series(1, fillers) i), 'filler');
+			filled := filled + fillers;
+		END IF;
 
 		-- often the same key again
 		IF random() < 0.6 THEN
@@ -513,22 +514,33 @@ BEGIN
 						FULL JOIN model.usage(key, tier, now, true) h USING (limit_name));
 			END IF;
 
-		ELSIF die < 0.91 THEN
-			requests := model.pick(ARRAY[0, 1, 1, 1, 2, 5, 50]);
-			policy := model.policy_of(key, NULL, now);
-			done := format('refund(%L, %s, %s)', key, cost, requests);
-			got := tierlimit.refund(key, cost, requests);
-			wanted := model.refunded(policy, cost, false);
-			is_right := got::bigint BETWEEN wanted::bigint AND greatest(
-				model.refunded(policy, cost, NOT exact), least(cost, model.roughly_known(policy)));
-			CALL model.refund(policy.subject, cost, requests);
-			CALL model.set_clock(policy.subject, policy.at);
-
 		ELSIF die < 0.915 THEN
-			done := format('reset(%L)', key);
 			policy := model.policy_of(key, NULL, now);
-			PERFORM tierlimit.reset(key);
-			CALL model.reset(policy.subject);
+			before := model.logged_back(key);
+			-- no reset before the subject's time has come, which it would forget
+			is_reset := die >= 0.91 AND policy.at = now;
+			IF NOT is_reset THEN
+				requests := model.pick(ARRAY[0, 1, 1, 1, 2, 5, 50]);
+				done := format('refund(%L, %s, %s)', key, cost, requests);
+				got := tierlimit.refund(key, cost, requests::integer);
+			ELSE
+				done := format('reset(%L)', key);
+				requests := 9223372036854775807;
+				cost := 9223372036854775807;
+				PERFORM tierlimit.reset(key);
+			END IF;
+			PERFORM tierlimit.log_flush();
+			SELECT g.requests - before.requests AS requests, g.credits - before.credits AS credits
+				INTO given FROM model.logged_back(key) AS g;
+			at_least := (model.given_back(policy, 'requests', requests, false), model.given_back(policy, 'credits', cost, false));
+			at_most := (model.given_back(policy, 'requests', requests, true), model.given_back(policy, 'credits', cost, true));
+			wanted := concat_ws(' to ', at_least, at_most);
+			is_right := coalesce(got::bigint = given.credits, true)
+				AND given.requests BETWEEN at_least.requests AND at_most.requests
+				AND given.credits BETWEEN at_least.credits AND at_most.credits;
+			got := concat_ws(', ', got, given);
+			CALL model.refund(policy.subject, given.credits, given.requests);
+			CALL model.set_clock(policy.subject, policy.at, is_reset);
 
 		ELSIF die < 0.97 THEN
 			done := format('change of key %L', key);
@@ -548,6 +560,7 @@ BEGIN
 			COMMIT;
 		END IF;
 	END LOOP;
+	INSERT INTO model.played VALUES (now);
 	RAISE NOTICE '% admitted, % denied, % of them late', admitted, denied, denied_late;
 END
 $$;

@@ -4,28 +4,16 @@
 use strict;
 use warnings FATAL => 'all';
 
+use FindBin;
+use lib $FindBin::Bin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use TierlimitTest;
 
-my $node = PostgreSQL::Test::Cluster->new('main');
+my $node = use_node(PostgreSQL::Test::Cluster->new('main'));
 $node->init;
 $node->start;
-
-sub sql
-{
-	my ($sql) = @_;
-	return $node->safe_psql('postgres', $sql);
-}
-
-# What the server says, with the SQLSTATE, when it refuses a statement.
-sub error_of
-{
-	my ($sql) = @_;
-	my ($status, $stdout, $stderr) =
-	  $node->psql('postgres', "\\set VERBOSITY verbose\n$sql");
-	return $stderr;
-}
 
 #
 # Not preloaded

@@ -4,14 +4,14 @@
 use strict;
 use warnings FATAL => 'all';
 
+use FindBin;
+use lib $FindBin::Bin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use TierlimitTest;
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
-$node->append_conf('postgresql.conf', "shared_preload_libraries = 'tierlimit'");
-$node->start;
+my $node = start_node;
 
 # answer(): what a call of a key is told, in short.
 $node->safe_psql('postgres', <<'SQL');

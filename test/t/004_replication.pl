@@ -1,5 +1,6 @@
 # Changes of the configuration that arrive by replication, logical or physical,
-# bind the next call where they are applied.
+# bind the next call where they are applied.  What the replicated log holds is
+# counted there.
 
 use strict;
 use warnings FATAL => 'all';
@@ -111,6 +112,7 @@ $primary->safe_psql('postgres', <<'SQL');
 INSERT INTO tierlimit.tier_limit (tier, name, period, max) VALUES ('small', 'hour', '1 hour', 2);
 INSERT INTO tierlimit.api_key (name, tier) VALUES ('acme', 'small');
 SELECT * FROM tierlimit.check('acme');
+SELECT tierlimit.log_flush();
 SQL
 $primary->wait_for_catchup($standby);
 
@@ -121,13 +123,15 @@ for my $call ("check('acme')", "check_many('{acme}')", "refund('acme')", "reset(
 	like($stderr, qr/ERROR:  25006: .*HINT:  .*peek/s, "standby: $call is refused");
 }
 is( $on_standby->query_safe("SELECT limit_name, \"limit\", used, remaining FROM tierlimit.usage('acme')"),
-	'hour|2|0|2', 'standby: usage answers');
+	'hour|2|1|1', 'standby: usage counts what was logged');
+is( $on_standby->query_safe("SELECT allowed, remaining FROM tierlimit.peek('acme')"),
+	't|0', 'standby: so does peek');
 
 $primary->stop;
 $standby->promote;
 is( $on_standby->query_safe("SELECT string_agg(error_code::text, ' ')
 		FROM tierlimit.check_many('{acme,acme,acme}')"),
-	'0 0 1008', 'promoted: check counts, in a session that was there before');
+	'0 1008 1008', 'promoted: check goes on counting, in a session that was there before');
 $on_standby->query_safe('DELETE FROM tierlimit.api_key');
 is( $standby->safe_psql('postgres', "SELECT error FROM tierlimit.check('acme')"),
 	'WHO', 'promoted: changes of keys bind');

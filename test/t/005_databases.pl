@@ -4,18 +4,14 @@
 use strict;
 use warnings FATAL => 'all';
 
+use FindBin;
+use lib $FindBin::Bin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use TierlimitTest;
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
-$node->append_conf(
-	'postgresql.conf', q{
-shared_preload_libraries = 'tierlimit'
-max_prepared_transactions = 2
-});
-$node->start;
+my $node = start_node('max_prepared_transactions = 2');
 
 # Install the extension with one tier and one registered key.
 sub install
@@ -72,9 +68,9 @@ is(usage('b'), '2/200 2/200 2/200', 'second database: has its own tiers and coun
 is(usage('a'), '1/100 1/100 1/100', 'first database: is not touched by the second');
 
 $node->safe_psql('postgres', 'CREATE DATABASE c TEMPLATE a');
-is(usage('c'), '0/100 0/100 0/100', 'copied database: has the tiers and keys, not the counts');
+is(usage('c'), '1/100 1/100 1/100', 'copied database: has the tiers, the keys and the log');
 call('c', 3);
-is(usage('c'), '3/100 3/100 3/100', 'copied database: counts');
+is(usage('c'), '4/100 4/100 4/100', 'copied database: goes on counting');
 is(usage('a'), '1/100 1/100 1/100', 'copied database: its template is not touched');
 
 #

@@ -7,19 +7,20 @@ use strict;
 use warnings FATAL => 'all';
 
 use FindBin;
+use lib $FindBin::Bin;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use TierlimitTest;
 
 my $seed = $ENV{TIERLIMIT_SEED} // int(rand(2**31));
 note "TIERLIMIT_SEED=$seed";
 
-my $node = PostgreSQL::Test::Cluster->new('main');
-$node->init;
-$node->append_conf('postgresql.conf', <<'CONF');
-shared_preload_libraries = 'tierlimit'
+my $node = start_node(<<'CONF');
 tierlimit.window_slots = 4096
 timezone = 'UTC'
+# the play is in 2024
+tierlimit.log_retention = '36500d'
 # for the model: many small queries over tables that grow quickly
 autovacuum = off
 jit = off
@@ -37,7 +38,20 @@ INSERT INTO model.caller (name, account, anchor, timezone) VALUES
 	('eve', 'eve', NULL, 'Australia/Lord_Howe');
 SQL
 
-# play(NAME, TIERS, PARAMETERS): model.play() in a database of that name.
+# go_on(NAME, SEED, PARAMETERS): model.play() in that database.
+sub go_on
+{
+	my ($name, $its_seed, $parameters) = @_;
+
+	my ($status, $stdout, $stderr) =
+	  $node->psql($name, "CALL model.play($its_seed, $parameters)");
+	is($status, 0, "$name: all answers are right")
+	  ? note $stderr =~ s/.*NOTICE:\s*//r
+	  : diag "TIERLIMIT_SEED=$seed\n$stderr";
+	return;
+}
+
+# play(NAME, TIERS, PARAMETERS): the same, in a new database.
 sub play
 {
 	my ($name, $tiers, $parameters) = @_;
@@ -45,11 +59,7 @@ sub play
 	$node->safe_psql('postgres', "CREATE DATABASE $name");
 	$node->safe_psql($name, join("\n", 'CREATE EXTENSION tierlimit;',
 		slurp_file("$FindBin::Bin/../model.sql"), $tiers, $callers));
-	my ($status, $stdout, $stderr) =
-	  $node->psql($name, "CALL model.play($seed, $parameters)");
-	is($status, 0, "$name: all answers are right")
-	  ? note $stderr =~ s/.*NOTICE:\s*//r
-	  : diag "TIERLIMIT_SEED=$seed\n$stderr";
+	go_on($name, $seed, $parameters);
 	return;
 }
 
@@ -57,10 +67,8 @@ sub play
 # With more slots than a window ever has calls, all is exact.
 #
 
-$node->start;
-
 # A key that changes tiers keeps its windows: all have the same.
-play('same_windows', <<'SQL', "14000, '1000 s', true");
+my $same_windows = <<'SQL';
 INSERT INTO tierlimit.tier VALUES ('free'), ('pro'), ('trial'), ('shadow');
 INSERT INTO tierlimit.tier_limit (tier, name, period, kind, unit, max, enforce, error_code)
 SELECT t.tier, l.name, l.period, l.kind, l.unit, ceil(l.max * t.share), l.enforce AND t.tier <> 'shadow', l.error_code
@@ -77,9 +85,10 @@ FROM (VALUES ('free', 0.5), ('pro', 1), ('trial', 0.3), ('shadow', 1)) AS t (tie
 	('this month',  '1 month',             'calendar', 'requests', 1000, true,  NULL)
 ) AS l (name, period, kind, unit, max, enforce, error_code);
 SQL
+play('same_windows', $same_windows, "6000, '1000 s', true");
 
 # Windows come and go with the tiers.
-play('other_windows', <<'SQL', "8000, '1000 s', true");
+play('other_windows', <<'SQL', "5000, '1000 s', true");
 INSERT INTO tierlimit.tier VALUES ('small'), ('large'), ('calendar'), ('requests'), ('open');
 INSERT INTO tierlimit.tier_limit (tier, name, period, kind, unit, max, enforce) VALUES
 	('small',    'minute',     '1 minute',   'sliding',  'requests',    5, true),
@@ -94,6 +103,43 @@ INSERT INTO tierlimit.tier_limit (tier, name, period, kind, unit, max, enforce) 
 	('requests', 'minute',     '1 minute',   'sliding',  'requests',   10, false),
 	('requests', '2 hours',    '2 hours',    'sliding',  'requests',   60, true);
 SQL
+
+#
+# It also is when the server is restarted now and then, and windows come back
+# from the log, ...
+#
+
+play('restarts', $same_windows, "700, '1000 s', true");
+for my $round (1 .. 3)
+{
+	sql('SELECT tierlimit.log_flush()', 'restarts');
+	$node->stop($round % 2 ? 'fast' : 'immediate');
+	$node->start;
+	go_on('restarts', ($seed + $round) % 2**31, "700, '1000 s', true");
+}
+
+#
+# ... and when others need the memory all the time.
+#
+
+my $filler = <<'SQL';
+INSERT INTO tierlimit.tier VALUES ('filler');
+INSERT INTO tierlimit.tier_limit (tier, name, period, max)
+	SELECT 'filler', i || ' hours', i * interval '1 hour', 1 FROM generate_series(1, 24) i;
+SQL
+
+sub evicted_and_rebuilt
+{
+	return split /\|/, sql('SELECT evictions, rebuilds FROM tierlimit.stat', 'evicted');
+}
+
+$node->append_conf('postgresql.conf', 'tierlimit.memory = 1MB');
+$node->restart;
+play('evicted', "$same_windows$filler", "1500, '1000 s', true, 80");
+my ($evicted, $rebuilt) = evicted_and_rebuilt();
+cmp_ok($evicted, '>', 10000, 'evicted: keys made room all the time');
+cmp_ok($rebuilt, '>', 100, 'evicted: and came back');
+$node->append_conf('postgresql.conf', 'tierlimit.memory = 64MB');
 
 #
 # With 16 slots, windows are exact up to a max of 16 ...
