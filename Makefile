@@ -12,7 +12,7 @@ ENCODING = UTF8
 NO_LOCALE = 1
 
 REGRESS = install sliding tiers credits calendar shadow keys misuse \
-	transactions privileges log answers secrets gate statistics
+	transactions privileges log answers secrets gate postgrest statistics
 REGRESS_OPTS = --inputdir=test --temp-instance=./tmp_check $(TEST_CONF)
 
 ISOLATION = change_tier keep_charge sign_up
@@ -21,7 +21,7 @@ ISOLATION_OPTS = --inputdir=test --outputdir=. --temp-instance=./tmp_check_iso $
 TAP_TESTS = 1
 PROVE_TESTS = test/t/*.pl
 
-EXTRA_CLEAN = build test/unit/build
+EXTRA_CLEAN = build test/unit/build test/service/node_modules
 
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
@@ -42,7 +42,7 @@ endif
 $(OBJS): $(wildcard src/*.h)
 
 # These need nothing installed: they fetch what they lack.
-.PHONY: test check demo demo-stop bench
+.PHONY: test check demo demo-stop service bench
 
 test:
 	@test/tools/run-tests
@@ -51,7 +51,7 @@ test:
 check: private SHELL = true
 check: test
 
-demo demo-stop bench:
+demo demo-stop service bench:
 	@test/tools/$@
 
 clean: demo-stop

@@ -544,6 +544,118 @@ COMMENT ON FUNCTION tierlimit.create_key(text, text, text, text) IS 'Register a 
 COMMENT ON FUNCTION tierlimit.rotate_key(text) IS 'Give a key a new secret, which is shown this once; the old one stops at COMMIT';
 
 --
+-- PostgREST
+--
+
+-- Of a list like "client, proxy, proxy", in which each has appended whom it had
+-- the call from, the entry that the outermost of so many proxies wrote: what is
+-- before it may be made up.  NULL if it is no address.
+CREATE FUNCTION tierlimit.forwarded_for(header text, proxies integer) RETURNS inet
+	LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	hops text[] := string_to_array(header, ',');
+	hop text := btrim(hops[greatest(cardinality(hops) - proxies + 1, 1)], E' \t');
+BEGIN
+	IF proxies < 1 THEN
+		RETURN NULL;
+	END IF;
+	-- some write 192.0.2.7:1234 or [2001:db8::7]:1234
+	hop := coalesce(substring(hop FROM '^\[(.*)\](?::\d+)?$'), substring(hop FROM '^([\d.]+):\d+$'), hop);
+	RETURN CASE WHEN hop ~ '^[0-9A-Fa-f:.]+$' THEN hop::inet END;
+EXCEPTION WHEN data_exception THEN
+	RETURN NULL;
+END
+$$;
+
+-- A path as PostgREST itself reads it: /%69tems is /items.
+CREATE FUNCTION tierlimit.percent_decoded(path text) RETURNS text
+	LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF strpos(path, '%') = 0 THEN
+		RETURN path;
+	END IF;
+	RETURN convert_from(string_agg(CASE WHEN part[1] ~ '^%..$' THEN decode(right(part[1], 2), 'hex')
+			ELSE convert_to(part[1], 'UTF8') END, '' ORDER BY n), 'UTF8')
+		FROM regexp_matches(path, '%[0-9A-Fa-f]{2}|%|[^%]+', 'g') WITH ORDINALITY AS m (part, n);
+EXCEPTION WHEN data_exception OR untranslatable_character THEN
+	RETURN path;
+END
+$$;
+
+-- The secret that was sent.  Bearer tokens are mostly PostgREST's own, JWTs, but
+-- those never begin as our secrets do.
+CREATE FUNCTION tierlimit.sent_key(headers jsonb, header text) RETURNS text
+	LANGUAGE sql IMMUTABLE
+	RETURN CASE lower(header)
+		WHEN 'authorization' THEN substring(headers ->> 'authorization' FROM '(?i)^bearer +(\S+)$')
+		ELSE coalesce(nullif(headers ->> lower(header), ''),
+					  substring(headers ->> 'authorization' FROM '(?i)^bearer +(tl_\S+)$')) END;
+
+-- Append to the headers that others may have set.
+CREATE FUNCTION tierlimit.add_response_headers(headers jsonb) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	already jsonb := coalesce(nullif(current_setting('response.headers', true), ''), '[]');
+BEGIN
+	PERFORM set_config('response.headers', (already || jsonb_agg(jsonb_build_object(key, value)))::text, true)
+	FROM jsonb_each(headers) HAVING count(*) > 0;
+END
+$$;
+
+-- Refusals are in the request log: were they in the server's, too, a flood of
+-- them would fill it.
+CREATE FUNCTION tierlimit.raise_refusal(decision tierlimit.decision) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET log_min_messages = fatal AS $$
+DECLARE
+	status jsonb := tierlimit.status(decision);
+	hint text := resolution FROM tierlimit.error_code WHERE code = decision.error_code;
+BEGIN
+	RAISE SQLSTATE 'PGRST' USING
+		MESSAGE = jsonb_build_object('code', decision.error, 'message', status ->> 'error_message',
+			'details', status::text, 'hint', hint),
+		DETAIL = jsonb_build_object('status', decision.http_status, 'headers', tierlimit.headers(decision));
+END
+$$;
+
+-- PostgREST runs this in the transaction of each request, as the role of the one
+-- who sent it.  So that that role needs no right to anything else here, not even
+-- to check() and refund(), it does its work as the extension's owner.  What it
+-- reads are settings that PostgREST makes for each transaction, and two of the
+-- superuser's; that role has no say in which header it believes.
+CREATE FUNCTION tierlimit.pre_request() RETURNS void
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	headers jsonb := nullif(current_setting('request.headers', true), '');
+	path text := nullif(current_setting('request.path', true), '');
+	proxies integer := current_setting('tierlimit.trusted_proxies', true);
+	-- a proxy repeats a call, as may be; a caller's own id would be a call for nothing
+	request_id text := nullif(headers ->> 'x-request-id', '');
+	d tierlimit.decision;
+BEGIN
+	IF proxies < 1 OR octet_length(request_id) > 255 THEN
+		request_id := NULL;
+	END IF;
+	SELECT * INTO d FROM tierlimit.authorize(
+		tierlimit.sent_key(headers, current_setting('tierlimit.api_key_header', true)),
+		endpoint => tierlimit.percent_decoded(path),
+		ip => tierlimit.forwarded_for(headers ->> 'x-forwarded-for', proxies),
+		request_id => request_id);
+	IF d.allowed THEN
+		PERFORM tierlimit.add_response_headers(tierlimit.headers(d));
+	ELSE
+		PERFORM tierlimit.raise_refusal(d);
+	END IF;
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit.forwarded_for(text, integer) IS 'The caller''s address by X-Forwarded-For, behind so many proxies';
+COMMENT ON FUNCTION tierlimit.percent_decoded(text) IS 'A path without percent-encoding; as it is if that is malformed';
+COMMENT ON FUNCTION tierlimit.sent_key(jsonb, text) IS 'The secret in the headers of a request';
+COMMENT ON FUNCTION tierlimit.add_response_headers(jsonb) IS 'Append headers to the response that PostgREST will send';
+COMMENT ON FUNCTION tierlimit.raise_refusal(tierlimit.decision) IS 'Make PostgREST answer with a refusal';
+COMMENT ON FUNCTION tierlimit.pre_request() IS 'For PostgREST''s db-pre-request: authorize each request';
+
+--
 -- Statistics
 --
 
@@ -589,6 +701,16 @@ END
 $$;
 
 COMMENT ON FUNCTION tierlimit.grant_service(name) IS 'Grant a role what a service needs to check calls and answer them, and no more';
+
+CREATE FUNCTION tierlimit.grant_postgrest(role name) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	EXECUTE format('GRANT USAGE ON SCHEMA tierlimit TO %I', role);
+	EXECUTE format('GRANT EXECUTE ON FUNCTION tierlimit.pre_request TO %I', role);
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit.grant_postgrest(name) IS 'Grant a role that PostgREST impersonates what it needs for db-pre-request, and no more';
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tierlimit FROM PUBLIC;
 REVOKE ALL ON TYPE tierlimit.decision, tierlimit.verification FROM PUBLIC;

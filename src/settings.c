@@ -30,6 +30,10 @@ int			tierlimit_log_retention = DEFAULT_RETENTION;
 bool		tierlimit_enabled = true;
 char	   *tierlimit_now = "";
 
+/* For pre_request() only, which is SQL. */
+static char *api_key_header;
+static int	trusted_proxies;
+
 static const struct config_enum_entry durabilities[] = {
 	{"async", DURABILITY_ASYNC, false},
 	{"sync", DURABILITY_SYNC, false},
@@ -131,6 +135,26 @@ settings_define(void)
 							 true,
 							 PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);
+
+	/*
+	 * Whoever may set these in a session, which a pool hands on to the next
+	 * caller, could be counted as another one.
+	 */
+	DefineCustomStringVariable("tierlimit.api_key_header",
+							   "Sets the request header in which pre_request() finds the API key.",
+							   "\"authorization\" means what follows \"Bearer\" in that one.",
+							   &api_key_header,
+							   "x-api-key",
+							   PGC_SUSET, 0,
+							   NULL, NULL, NULL);
+
+	DefineCustomIntVariable("tierlimit.trusted_proxies",
+							"Sets the number of proxies in front of pre_request() that write X-Forwarded-For and X-Request-Id.",
+							"0 means that both headers are ignored.",
+							&trusted_proxies,
+							1, 0, 100,
+							PGC_SUSET, 0,
+							NULL, NULL, NULL);
 
 	DefineCustomStringVariable("tierlimit.now",
 							   "Replaces the clock in this session, for tests.",

@@ -76,3 +76,19 @@ stop_servers() {
 		timeout 60 tail --pid="$pid" -f /dev/null || kill -QUIT "$pid"
 	done
 }
+
+# npm_ci DIR: install what DIR's lock file names into DIR/node_modules, with the
+# caller's own npm settings. If there is no getting it, fail soon, and clearly.
+npm_ci() {
+	local status=0
+
+	timeout 120 npm ci --prefix="$1" --cache="$1/npm-cache" --fetch-retries=1 \
+		--fetch-timeout=30000 --ignore-scripts --no-audit --no-fund \
+		--no-update-notifier --loglevel=error >/dev/null || status=$?
+	rm -rf "$1/npm-cache"
+	if [ $status -ne 0 ]; then
+		rm -rf "$1/node_modules"
+		echo "npm could not install what $1/package-lock.json names" >&2
+	fi
+	return $status
+}
