@@ -231,13 +231,15 @@ COMMENT ON COLUMN tierlimit.usage_minute.subject IS 'key or account that was cou
 COMMENT ON COLUMN tierlimit.usage_minute.last_at IS 'time of its newest row';
 
 CREATE TABLE tierlimit.log_state (
-	summed_until timestamptz NOT NULL
+	summed_until timestamptz NOT NULL,
+	dropped_at timestamptz NOT NULL DEFAULT now()
 );
 
 CREATE UNIQUE INDEX ON tierlimit.log_state ((true));
 
-COMMENT ON TABLE tierlimit.log_state IS 'One row: what of the request log is summed up';
+COMMENT ON TABLE tierlimit.log_state IS 'One row: how far the upkeep of the request log has come';
 COMMENT ON COLUMN tierlimit.log_state.summed_until IS 'what was decided before is in usage_hourly';
+COMMENT ON COLUMN tierlimit.log_state.dropped_at IS 'when old rows were last dropped';
 
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.request_log_default', '');
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.usage_hourly', '');
@@ -310,14 +312,19 @@ BEGIN
 END
 $$;
 
--- What a window still counts is kept, whatever the retention, and what is not
--- summed up yet.
+-- Once a day.  What a window still counts is kept, whatever the retention (a year
+-- has 360 days in comparisons of intervals, hence some more), and
+-- what is not summed up yet.
 CREATE FUNCTION tierlimit.drop_old_log(retention interval) RETURNS void
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	longest interval := coalesce(max(period), '0') + '8 days' FROM tierlimit.tier_limit;
+	longest interval := coalesce(max(period), '0') * 1.03 + '1 day' FROM tierlimit.tier_limit;
 BEGIN
-	PERFORM tierlimit.drop_log(least(now() - greatest(retention, longest), summed_until)) FROM tierlimit.log_state;
+	PERFORM tierlimit.drop_log(least(now() - greatest(retention, longest), summed_until))
+	FROM tierlimit.log_state WHERE dropped_at <= now() - interval '1 day';
+	IF FOUND THEN
+		UPDATE tierlimit.log_state SET dropped_at = now();
+	END IF;
 END
 $$;
 

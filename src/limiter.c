@@ -421,7 +421,8 @@ try_take_back(Call *call, LogQueue *queue, LogRow *row, Giving *giving)
 
 	advance_subject(work->subject, call->clock, &purse);
 	take_back(work->subject, call->clock.now, giving, &purse);
-	work->subject->clock++;		/* the log tells what comes after it */
+	if (giving->given[UNIT_REQUESTS] > 0 || giving->given[UNIT_CREDITS] > 0)
+		work->subject->clock++; /* so that the log tells what comes after */
 	pool_return(&store->pool, &purse, partition_of(call->hashes[0]));
 	row->at = call->clock.now;
 	row->requests = -giving->given[UNIT_REQUESTS];

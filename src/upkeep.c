@@ -70,7 +70,7 @@ static Statement read_state = {
 
 /* A log is summed up from the hour on in which its first row is written. */
 static Statement make_state = {
-	"INSERT INTO tierlimit.log_state VALUES"
+	"INSERT INTO tierlimit.log_state (summed_until) VALUES"
 	" (pg_catalog.date_trunc('hour', pg_catalog.now(), 'UTC'))", 0, {0}, NULL
 };
 
@@ -136,6 +136,14 @@ keep_up_partitions(TimestampTz now)
 	upkeep.partitions_due = now + RETRY_PAUSE;
 	query_write(&add_partitions, NULL, NULL);
 	upkeep.partitions_due = now + UPKEEP_PAUSE;
+}
+
+void
+upkeep_prepare(void)
+{
+	know_installation();
+	if (upkeep.partitions_due == 0)
+		keep_up_partitions(GetCurrentTimestamp());
 }
 
 /* Sum up a step more, so long that it takes about as long as we want. */

@@ -21,6 +21,9 @@ extern TimestampTz upkeep_summed_until(void);
 /* Read that again: a transaction that may have changed it was rolled back. */
 extern void upkeep_forget(void);
 
+/* Have the partitions made, if none were made yet. */
+extern void upkeep_prepare(void);
+
 /* Whether there is anything to do; and do some of it. */
 extern bool upkeep_is_due(void);
 extern void upkeep_run(void);

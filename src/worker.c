@@ -93,6 +93,7 @@ set_settings(void)
 	static const char *const settings[][2] = {
 		{"search_path", "pg_catalog, pg_temp"},
 		{"lock_timeout", "2s"},
+		{"deadlock_timeout", "50ms"},	/* so that we are who gives way */
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_isolation", "read committed"},
 		{"session_replication_role", "origin"},

@@ -441,6 +441,7 @@ insert_batch(void)
 		args[i] = column_array(i);
 	MemoryContextSwitchTo(old);
 
+	upkeep_prepare();
 	set_synchronous_commit();
 	query_write(&insert_rows, args, NULL);
 	args[LOG_COLUMNS] = TimestampTzGetDatum(upkeep_summed_until());

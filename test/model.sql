@@ -540,6 +540,11 @@ BEGIN
 				AND given.credits BETWEEN at_least.credits AND at_most.credits;
 			got := concat_ws(', ', got, given);
 			CALL model.refund(policy.subject, given.credits, given.requests);
+			-- what comes after something was given back comes later
+			IF given.requests <> 0 OR given.credits <> 0 THEN
+				policy.at := policy.at + interval '1 microsecond';
+				is_reset := false;
+			END IF;
 			CALL model.set_clock(policy.subject, policy.at, is_reset);
 
 		ELSIF die < 0.97 THEN
