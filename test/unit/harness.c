@@ -321,6 +321,19 @@ harness_take_back(Harness *harness, int64_t amount)
 }
 
 void
+harness_copy(Harness *harness)
+{
+	Purse		purse = lend(harness, window_blocks(&harness->window, pool));
+	Window		copy;
+
+	window_copy(&copy, &purse, &harness->window, pool);
+	expect(purse.count, 0);
+	window_clear(&harness->window, &purse);
+	harness->window = copy;
+	settle(harness, &purse);
+}
+
+void
 harness_clear(Harness *harness)
 {
 	Purse		purse = lend(harness, 0);
@@ -638,6 +651,8 @@ random_operation(Source *source, Harness *harness, const Manner *manner)
 		harness_advance(harness);
 	else if (kind == 60 && choose(source, 32) == 1)
 		harness_clear(harness);
+	else if (choose(source, 4) == 0)
+		harness_copy(harness);
 	/* else only time has passed */
 }
 

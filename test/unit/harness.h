@@ -43,6 +43,8 @@ extern void harness_add_late(Harness *harness, int64_t amount);
 extern int64_t harness_take_back(Harness *harness, int64_t amount);
 extern void harness_advance(Harness *harness);
 extern void harness_clear(Harness *harness);
+/* Go on with a copy. */
+extern void harness_copy(Harness *harness);
 
 extern Moment harness_moment(const Harness *harness, int64_t time);
 extern int64_t harness_used(const Harness *harness);

@@ -139,6 +139,9 @@ test_few_slots(void)
 		harness_compare(&h);
 	}
 
+	harness_copy(&h);
+	harness_compare(&h);
+
 	/* The block goes first, and is not missed. */
 	h.now = 25 * 60 * SECOND + DAY;
 	harness_compare(&h);
