@@ -27,7 +27,7 @@ LANGUAGE sql AS $$
 	INSERT INTO tierlimit.request_log (at, key, tier, error_code, requests, credits)
 	SELECT now() - interval '1 day' * (1 - i::float8 / others), 'other:' || i % 10000, 'pro', 0, 1, 1 FROM generate_series(1, others) i;
 	INSERT INTO tierlimit.usage_minute
-	SELECT key, false, date_trunc('minute', at), max(at), count(*), count(*) FROM tierlimit.request_log l
-	WHERE l.key = $1 AND at < date_trunc('hour', now()) GROUP BY 3 HAVING count(*) > 4;
+	SELECT l.key, false, date_trunc('minute', at), max(at), count(*), count(*) FROM tierlimit.request_log l
+	WHERE l.key = $1 AND at < date_trunc('hour', now()) GROUP BY 1, 3 HAVING count(*) > 4;
 $$;
 CREATE TABLE bench.rebuilt (log_rows bigint, calls integer, ms numeric);

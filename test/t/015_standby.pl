@@ -71,6 +71,7 @@ is(sql("SELECT allowed FROM tierlimit.check('new key', 'day')"), 't',
 $standby->start;
 $caller->{psql}->finish;
 like(slurp_file($caller->{out}), qr/^t$/m, 'standby back: the call that waited is admitted');
+sql('SELECT tierlimit.log_flush()');
 $primary->wait_for_catchup($standby);
 is(usage_on($standby), '3 9 1 5', 'standby back: it has the calls that waited');
 
