@@ -4,9 +4,8 @@
  *		What SQL calls to check, count and look at calls.
  *
  * Each function looks at its arguments, has decide.c or gate.c decide, and
- * returns rows.  What only says "no" to a
- * caller of the API is a decision; what is wrong with a call of ours is an
- * ERROR, and then nothing has been counted.
+ * returns rows.  What only says "no" to a caller of the API is a decision; what
+ * is wrong with a call of ours is an ERROR, and then nothing has been counted.
  *
  *-------------------------------------------------------------------------
  */

@@ -45,10 +45,11 @@ typedef struct Verdict
 /*
  * Decide a call of cost >= 0 credits, count it in all windows of all its
  * subjects if it is allowed, and append the decision to the request log: row
- * says who calls, the rest of it is filled in.  A request (NULL: it has no
- * id) that was admitted before is not charged again: then request->repeated is
- * set, and there is no verdict; nor is there if request->uncertain is.  Raises an ERROR, with nothing
- * counted, if there is no memory for it or if it can't be logged.
+ * says who calls, the rest of it is filled in.  A request (NULL: it has no id)
+ * that was admitted before is not charged again: then request->repeated is
+ * set, and there is no verdict; nor is there if request->uncertain is.  Raises
+ * an ERROR, with nothing counted, if there is no memory for it or if it can't
+ * be logged.
  */
 extern Verdict limiter_charge(const Charge *charges, int count, Clock clock,
 							  int64 cost, LogRow *row, Request *request);

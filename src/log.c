@@ -19,12 +19,12 @@
  * States: FREE -> STARTING -> SERVED -> FREE, if the worker leaves by itself;
  * SERVED -> CLOSED -> FREE, if it was told to leave; and where it could not
  * write all, or died, CLOSED -> STARTING at the next call or -> SERVED, when
- * the postmaster starts it anew.  A queue is
- * open, that is takes rows, while STARTING or SERVED.  To close it, the worker
- * sets open_for to 0 and then takes and releases each partition's lock: those
- * who saw it open have appended by then.  A worker that was told to leave may
- * have been told so by a server that stops.  So no worker is started for a moment:
- * no call is admitted whose row would not be written any more.
+ * the postmaster starts it anew.  A queue is open, that is takes rows, while
+ * STARTING or SERVED.  To close it, the worker sets open_for to 0 and then
+ * takes and releases each partition's lock: those who saw it open have
+ * appended by then.  A worker that was told to leave may have been told so by
+ * a server that stops.  So no worker is started for a moment: no call is
+ * admitted whose row would not be written any more.
  *
  * Locks: the mutex protects the states; no other lock is taken under it.
  * Appending takes no lock besides the partition's.

@@ -3,10 +3,10 @@
  * query.c
  *		Reading tables, and writing the log's.
  *
- * The configuration and the log are read by SQL, in the way that a foreign key reads the table it
- * refers to: as their owner, so that callers need no right on them, and in the
- * latest snapshot, since a change binds from its commit on also those whose
- * transaction has an older one.
+ * The configuration and the log are read by SQL, in the way that a foreign key
+ * reads the table it refers to: as their owner, so that callers need no right
+ * on them, and in the latest snapshot, since a change binds from its commit on
+ * also those whose transaction has an older one.
  *
  *-------------------------------------------------------------------------
  */

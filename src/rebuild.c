@@ -17,6 +17,10 @@
  * Locks: the partition's is held to claim and to put the result in place, not
  * in between.
  *
+ * The cost is that of reading: windows whose slots are shorter than a minute
+ * (those of less than window_slots minutes) have all of their rows read, others
+ * the newest ones and sums of minutes.
+ *
  * Whoever only looks (peek, usage) does the same without a claim, and keeps
  * the result to itself: that works on a standby, too.
  *

@@ -16,8 +16,8 @@
  * transaction ids that tell here.  A trigger on api_key sets the mark that the
  * key hashes to (some other keys share it) to its transaction's id, and counts
  * the mark's generation up, before the row changes and whether or not the
- * transaction will commit.  A record is good only for the generation that it was read in.  Once
- * the mark is set:
+ * transaction will commit.  A record is good only for the generation that it
+ * was read in.  Once the mark is set:
  *
  *	- while the transaction runs (prepared counts as running), every call of a
  *	  key with that mark reads the table: the transaction itself sees its

@@ -44,8 +44,8 @@ typedef struct KeyRecord
 extern void registry_look_up(const SubjectName *key, KeyRecord *record);
 
 /*
- * This transaction has changed the row of a key, or of a secret; or it has changed, or may
- * be about to change, any number of them without saying which.
+ * This transaction has changed the row of a key, or of a secret; or it has
+ * changed, or may be about to change, any number of them without saying which.
  */
 extern void registry_change(const SubjectName *key);
 extern void registry_change_all(void);

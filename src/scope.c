@@ -6,9 +6,9 @@
  * When the extension or a database is dropped, what was counted in it is
  * removed from memory at commit.  An object access hook notes what is being
  * dropped; whether the extension really has gone is asked just before the
- * commit, since a subtransaction that dropped it may have been rolled back.  (Where the drop
- * was prepared by PREPARE TRANSACTION, the counts stay until a sweep finds
- * them empty; no call can reach them.)
+ * commit, since a subtransaction that dropped it may have been rolled back.
+ * (Where the drop was prepared by PREPARE TRANSACTION, the counts stay until a
+ * sweep finds them empty; no call can reach them.)
  *
  *-------------------------------------------------------------------------
  */

@@ -4,8 +4,9 @@
  *		Who is being counted, and what is kept in memory about them.
  *
  * A subject is whoever is counted under a name: a key, an account that several
- * keys share, or an address; and what else is remembered by a name.  Where a function takes or returns a subject, the
- * lock of its partition is needed: SHARED to look, EXCLUSIVE to change.
+ * keys share, or an address; and what else is remembered by a name.  Where a
+ * function takes or returns a subject, the lock of its partition is needed:
+ * SHARED to look, EXCLUSIVE to change.
  *
  *-------------------------------------------------------------------------
  */

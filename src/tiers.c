@@ -8,7 +8,7 @@
  * them at once, and again after a change.  That makes "no such tier" as cheap
  * to know as a tier.
  *
- * Statement triggers on the tables invalidate their relcache entries; that
+ * Triggers on the tables invalidate their relcache entries; that
  * message arrives, with PostgreSQL's own machinery, in the changing session
  * at once and in all others, also on a standby, at commit or COMMIT PREPARED.
  * Our callback only marks what we have as stale, since it may run at any time,

@@ -48,8 +48,8 @@ trigger_result(const TriggerData *data)
 }
 
 /*
- * Before and after each row of tier, tier_limit and error_code, and after
- * TRUNCATE; see tiers.c.
+ * Before and after each row of the tables that tiers.c reads, and after
+ * TRUNCATE of them.
  */
 Datum
 tierlimit_tiers_changed(PG_FUNCTION_ARGS)

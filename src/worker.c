@@ -5,14 +5,17 @@
  *
  * Its life: a session asks for it at the first call (log.c); it writes what is
  * queued every tierlimit.flush_interval, or at once when somebody waits or the
- * queue fills up; and it leaves when there was nothing to do for IDLE_TIME, so
- * that it is not in the way of DROP DATABASE and CREATE DATABASE, which wait
- * a little longer for sessions to leave.
+ * queue fills up; between that, it keeps up partitions and sums (upkeep.c); and
+ * it leaves when there was nothing to do for IDLE_TIME, so that it is not in
+ * the way of DROP DATABASE and CREATE DATABASE, which wait a little longer for
+ * sessions to leave.
  *
  * An ERROR while it writes is told to those who wait (log_failed), and tried
  * again after a while; nothing is lost, since what was not committed stays in
  * the queue.  Told to leave (SIGTERM), it closes the queue, writes what is
- * left and goes: an orderly stop of the server loses nothing.
+ * left and goes: an orderly stop of the server loses nothing.  If it can't
+ * write, or was ended otherwise, the postmaster starts another one, which goes
+ * on with the queue.
  *
  * A SIGKILL makes the server start all its shared memory, and with it the
  * queue, anew.
@@ -42,6 +45,7 @@
 #define RETRY_PAUSE 1000		/* ms */
 #define REPORT_PAUSE USECS_PER_MINUTE
 #define LAST_ATTEMPTS 3
+#define LONGEST_COMPANY 2000	/* microseconds */
 
 PGDLLEXPORT void tierlimit_worker_main(Datum number);
 
@@ -180,6 +184,7 @@ write_everything(void)
 	writer_write(queue, true);
 }
 
+/* Sleep until the latch is set, or for so many milliseconds. */
 static void
 sleep_for(long ms)
 {
@@ -205,7 +210,8 @@ sleep_for(long ms)
 static void
 wait_for_company(void)
 {
-	TimestampTz until = GetCurrentTimestamp() + commit_time / 4;
+	TimestampTz until = GetCurrentTimestamp() +
+		Min(commit_time / 4, LONGEST_COMPANY);
 
 	while (pg_atomic_read_u32(&queue->waiting) < company &&
 		   GetCurrentTimestamp() < until && !ShutdownRequestPending)
