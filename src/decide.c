@@ -93,11 +93,11 @@ decide_nothing(const Question *question)
 
 /* The answer to who is refused. */
 static Decision
-refusal(const Question *question, const Policy *policy)
+refusal(const Question *question, const Policy *policy, int64 cost)
 {
 	return decision_without_limit(policy->refusal,
 								  PointerGetDatum(question->key),
-								  tier_name(policy->tier), cost_of(question),
+								  tier_name(policy->tier), cost,
 								  policy->clock.now);
 }
 
@@ -107,15 +107,15 @@ decide_to_refuse(const Question *question, const Policy *policy)
 	LogRow		row = decide_log_row(question, policy);
 
 	limiter_refuse(policy->charge.subject.hash, &row);
-	return refusal(question, policy);
+	return refusal(question, policy, row.credits);
 }
 
 static Decision
 decision_of(const Question *question, const Policy *policy,
-			const Verdict *verdict)
+			const Verdict *verdict, int64 cost)
 {
 	return decision_by_limits(verdict, PointerGetDatum(question->key),
-							  tier_name(policy->tier), cost_of(question),
+							  tier_name(policy->tier), cost,
 							  policy->record.registered
 							  ? policy->record.expires_at : DT_NOEND);
 }
@@ -173,7 +173,7 @@ decide_by_charges(const Question *question, const Policy *policy,
 				  const Charge *charges, int count)
 {
 	LogRow		row = decide_log_row(question, policy);
-	int64		cost = cost_of(question);
+	int64		cost = row.credits;
 	Request		request;
 	LoggedRequest logged;
 	Verdict		verdict;
@@ -182,7 +182,7 @@ decide_by_charges(const Question *question, const Policy *policy,
 	{
 		verdict = limiter_charge(charges, count, policy->clock, cost, &row,
 								 NULL);
-		return decision_of(question, policy, &verdict);
+		return decision_of(question, policy, &verdict, cost);
 	}
 
 	request_init(&request, charges[0].subject.scope, row.texts[LOG_KEY],
@@ -195,7 +195,7 @@ decide_by_charges(const Question *question, const Policy *policy,
 								 &request);
 	} while (request.uncertain);
 	return request.repeated ? decision_again(question, &request.admission)
-		: decision_of(question, policy, &verdict);
+		: decision_of(question, policy, &verdict, cost);
 }
 
 Decision
@@ -216,12 +216,14 @@ decide_beforehand(const Question *question)
 {
 	Policy		policy;
 	Verdict		verdict;
+	int64		cost;
 
 	if (!tierlimit_enabled)
 		return decide_nothing(question);
 	policy_for(question, &policy);
+	cost = cost_of(question);
 	if (policy.refusal != 0)
-		return refusal(question, &policy);
-	verdict = limiter_peek(&policy.charge, 1, policy.clock, cost_of(question));
-	return decision_of(question, &policy, &verdict);
+		return refusal(question, &policy, cost);
+	verdict = limiter_peek(&policy.charge, 1, policy.clock, cost);
+	return decision_of(question, &policy, &verdict, cost);
 }

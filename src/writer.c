@@ -78,11 +78,16 @@ static int	held_count = 0;
 	TEXTARRAYOID, INETARRAYOID, INT4ARRAYOID, INT4ARRAYOID, INT8ARRAYOID, \
 	INT4ARRAYOID, TEXTARRAYOID
 
+/*
+ * (In FROM, each array would go through a store of tuples of its own, which
+ * costs as much as the rest.)
+ */
 static Statement insert_rows = {
 	"INSERT INTO tierlimit.request_log (at, key, account, tier, endpoint, ip,"
 	" error_code, requests, credits, shadow_code, request_id)"
-	" SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10,"
-	" $11)", LOG_COLUMNS, {COLUMN_TYPES}, NULL
+	" SELECT unnest($1), unnest($2), unnest($3), unnest($4), unnest($5),"
+	" unnest($6), unnest($7), unnest($8), unnest($9), unnest($10), unnest($11)",
+	LOG_COLUMNS, {COLUMN_TYPES}, NULL
 };
 
 /* To the hours that are summed up already. */
