@@ -10,6 +10,8 @@
  *	2. evaluate: does the call fit into every limit, and which one governs?
  *	3. gather the blocks that counting it will need, and the room to log it;
  *	4. count it, in all windows of all subjects, and log it, which cannot fail.
+ *	   (The row is written to its place in the queue when the locks are
+ *	   released: others need not wait for that.)
  *
  * If anything is missing, be it windows of a subject that is not in memory,
  * blocks, or room in the log, the locks are released, it is seen to, and all
@@ -163,13 +165,13 @@ fill_row(LogRow *row, const Call *call, const Verdict *verdict)
 }
 
 /*
- * Append a row; it is the newest one of the subjects that it concerns, also of
- * those that are not in memory, since nothing limits them now.
+ * There is room for a row: it will be the newest one of the subjects that it
+ * concerns, also of those that are not in memory, since nothing limits them
+ * now.  It is appended when the locks are released.
  */
 static void
-append_row(Call *call, const RingPlace *place, const LogRow *row)
+note_row(Call *call, const RingPlace *place, const LogRow *row)
 {
-	log_append(place, row);
 	store_stats(call->hashes[0])->logged++;
 	for (int i = 0; row->error_code == 0 && i < call->count; i++)
 		if (call->works[i].subject != NULL)
@@ -193,11 +195,11 @@ await_record_of(const Request *request)
 
 /* Steps 1 to 4 under the lock. */
 static Outcome
-try_charge(Call *call, LogQueue *queue, LogRow *row, Verdict *verdict)
+try_charge(Call *call, LogQueue *queue, LogRow *row, RingPlace *place,
+		   Verdict *verdict)
 {
 	Purse		purse = {.base = store->blocks};
 	PartitionStats *stats = store_stats(call->hashes[0]);
-	RingPlace	place;
 	Outcome		outcome = DONE;
 
 	if (call->request != NULL && request_recall(call->request, call->clock.now))
@@ -218,7 +220,7 @@ try_charge(Call *call, LogQueue *queue, LogRow *row, Verdict *verdict)
 	fill_row(row, call, verdict);
 	if (verdict->allowed && !gather_blocks(call, &purse))
 		outcome = NEEDS_BLOCKS;
-	else if (!log_reserve(queue, row, &place))
+	else if (!log_reserve(queue, row, place))
 		outcome = NEEDS_LOG;
 	else
 	{
@@ -226,8 +228,8 @@ try_charge(Call *call, LogQueue *queue, LogRow *row, Verdict *verdict)
 			count_call(&call->works[i], call->clock.now, call->cost, &purse);
 		if (verdict->allowed && call->request != NULL)
 			request_remember(call->request, verdict, call->cost,
-							 row->texts[LOG_TIER], place.end, &purse);
-		append_row(call, &place, row);
+							 row->texts[LOG_TIER], place->end, &purse);
+		note_row(call, place, row);
 		if (verdict->allowed)
 			stats->admitted++;
 		else
@@ -267,6 +269,7 @@ limiter_charge(const Charge *charges, int count, Clock clock, int64 cost,
 	Call		call;
 	Verdict		verdict = {0};
 	LogQueue   *queue;
+	RingPlace	place = NO_PLACE;
 	Outcome		outcome;
 
 	call_begin(&call, charges, count, clock, cost);
@@ -276,8 +279,9 @@ limiter_charge(const Charge *charges, int count, Clock clock, int64 cost,
 	{
 		queue = log_open();
 		call_lock(&call, LW_EXCLUSIVE);
-		outcome = try_charge(&call, queue, row, &verdict);
+		outcome = try_charge(&call, queue, row, &place, &verdict);
 		call_unlock(&call);
+		log_append(&place, row);
 		provide(outcome, &call, queue, row);
 	} while (outcome != DONE && outcome != NEEDS_REQUEST);
 	if (request != NULL)
@@ -352,7 +356,7 @@ void
 limiter_refuse(uint64 hash, LogRow *row)
 {
 	LogQueue   *queue;
-	RingPlace	place;
+	RingPlace	place = NO_PLACE;
 	bool		logged;
 
 	row->requests = 1;
@@ -363,11 +367,11 @@ limiter_refuse(uint64 hash, LogRow *row)
 		logged = log_reserve(queue, row, &place);
 		if (logged)
 		{
-			log_append(&place, row);
 			store_stats(hash)->denied++;
 			store_stats(hash)->logged++;
 		}
 		store_unlock(&hash, 1);
+		log_append(&place, row);
 		if (!logged)
 			log_wait_for_room(queue, row);
 	} while (!logged);
@@ -406,17 +410,17 @@ take_back(Subject *subject, TimestampTz now, Giving *giving, Purse *purse)
  * known before, but a row has its size whatever its numbers are.
  */
 static Outcome
-try_take_back(Call *call, LogQueue *queue, LogRow *row, Giving *giving)
+try_take_back(Call *call, LogQueue *queue, LogRow *row, RingPlace *place,
+			  Giving *giving)
 {
 	Work	   *work = &call->works[0];
 	Purse		purse = {.base = store->blocks};
-	RingPlace	place;
 
 	if (!call_is_complete(work))
 		return NEEDS_WINDOWS;
 	if (work->subject == NULL)
 		return DONE;
-	if (!log_reserve(queue, row, &place))
+	if (!log_reserve(queue, row, place))
 		return NEEDS_LOG;
 
 	advance_subject(work->subject, call->clock, &purse);
@@ -428,7 +432,7 @@ try_take_back(Call *call, LogQueue *queue, LogRow *row, Giving *giving)
 	row->requests = -giving->given[UNIT_REQUESTS];
 	row->credits = -giving->given[UNIT_CREDITS];
 	row->waited_for = tierlimit_durability == DURABILITY_SYNC;
-	append_row(call, &place, row);
+	note_row(call, place, row);
 	return DONE;
 }
 
@@ -436,14 +440,16 @@ static void
 give_back(Call *call, LogRow *row, Giving *giving)
 {
 	LogQueue   *queue;
+	RingPlace	place = NO_PLACE;
 	Outcome		outcome;
 
 	do
 	{
 		queue = log_open();
 		call_lock(call, LW_EXCLUSIVE);
-		outcome = try_take_back(call, queue, row, giving);
+		outcome = try_take_back(call, queue, row, &place, giving);
 		call_unlock(call);
+		log_append(&place, row);
 		provide(outcome, call, queue, row);
 	} while (outcome != DONE);
 	log_nudge(queue);

@@ -4,10 +4,10 @@
  *		Decisions on their way from the sessions to the table request_log.
  *
  * Sessions append rows to the queue of their database, a ring in shared
- * memory (ring.c), while they hold the lock of the partition that the row's
- * subject belongs to: so the rows of a subject are in the order in which they
- * were decided, and a subject knows up to which position of the queue it has
- * any.  The database's worker (worker.c) writes them, and releases them when
+ * memory (ring.c).  They take a place in it while they hold the lock of the
+ * partition that the row's subject belongs to: so the rows of a subject are in
+ * the order in which they were decided, and a subject knows up to which
+ * position of the queue it has any.  The database's worker (worker.c) writes them, and releases them when
  * its transaction has committed.
  *
  * What bounds it: tierlimit.log_buffer is divided, at server start, into
@@ -21,8 +21,8 @@
  * write all, or died, CLOSED -> STARTING at the next call or -> SERVED, when
  * the postmaster starts it anew.  A queue is open, that is takes rows, while
  * STARTING or SERVED.  To close it, the worker sets open_for to 0 and then
- * takes and releases each partition's lock: those who saw it open have
- * appended by then.  A worker that was told to leave may have been told so by
+ * takes and releases each partition's lock: those who saw it open have a
+ * place by then, and what is reserved will be there in a moment.  A worker that was told to leave may have been told so by
  * a server that stops.  So no worker is started for a moment: no call is
  * admitted whose row would not be written any more.
  *
@@ -352,6 +352,8 @@ log_reserve(LogQueue *queue, const LogRow *row, RingPlace *place)
 void
 log_append(const RingPlace *place, const LogRow *row)
 {
+	if (place->entry == NULL)
+		return;
 	logrow_pack(row, ring_payload(place));
 	ring_publish(place);
 }

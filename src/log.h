@@ -71,10 +71,13 @@ extern void log_shmem_init(void);
 extern LogQueue *log_open(void);
 
 /*
- * Reserve room for a row.  This needs the lock of a partition, held until the
- * row is appended; false: release it, log_wait_for_room(), and start over.
+ * Reserve room for a row, under the lock of a partition; false: release it,
+ * log_wait_for_room(), and start over.  As soon as the lock is released, and
+ * with nothing in between that could fail, the row is to be appended.
  */
 extern bool log_reserve(LogQueue *queue, const LogRow *row, RingPlace *place);
+
+/* Append a row at its place; none if there is no place. */
 extern void log_append(const RingPlace *place, const LogRow *row);
 
 /* Wait until there may be room.  May raise an ERROR; no lock may be held. */

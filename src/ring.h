@@ -29,6 +29,8 @@ typedef struct RingPlace
 	uint64		end;			/* position behind it */
 } RingPlace;
 
+#define NO_PLACE {NULL, 0, 0}
+
 /* An empty ring over size zeroed bytes. */
 extern void ring_init(Ring *ring, char *bytes, uint64 size);
 

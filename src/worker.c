@@ -245,11 +245,17 @@ static bool
 flush_queue(void)
 {
 	uint64		head = ring_head(&queue->ring);
+	uint64		tail;
 
 	do
 	{
+		tail = ring_tail(&queue->ring);
 		if (!flush_batch(write_batch))
 			return false;
+
+		/* Somebody has a place, and is just about to fill it. */
+		if (ring_tail(&queue->ring) == tail && tail < head)
+			pg_usleep(100);
 	} while (ring_tail(&queue->ring) < head);
 	return true;
 }
