@@ -303,8 +303,10 @@ BEGIN
 END
 $$;
 
+-- A transaction that has read the log is in the way of attaching: then another
+-- time, too.  Until then, rows go to the default partition.
 CREATE FUNCTION tierlimit.add_log_partitions() RETURNS void
-	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 BEGIN
 	FOR i IN 0 .. 2 LOOP
 		PERFORM tierlimit.add_log_partition((now() AT TIME ZONE 'UTC')::date + i);

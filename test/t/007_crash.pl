@@ -26,7 +26,7 @@ INSERT INTO tierlimit.api_key (name, tier) VALUES ('acme', 'wide');
 SQL
 
 my $counters = 'SELECT checks, admitted, denied, keys, memory_used FROM tierlimit.stat';
-my $logged = "SELECT sum(requests) FROM tierlimit.request_log WHERE key = 'acme'";
+my $logged = "SELECT sum(requests) FROM tierlimit.request_log WHERE key = 'acme' AND error_code = 0";
 $node->restart;
 my $fresh = sql($counters);
 
