@@ -27,7 +27,7 @@
  * admitted whose row would not be written any more.
  *
  * Locks: the mutex protects the states; no other lock is taken under it.
- * Appending takes no lock besides the partition's.
+ * Taking a place and filling it needs no lock besides the partition's.
  *
  * A crash forgets what is queued: at most what was decided since the worker
  * began its last round, flush_interval before, and the round's duration.
