@@ -7,8 +7,8 @@
  * memory (ring.c).  They take a place in it while they hold the lock of the
  * partition that the row's subject belongs to: so the rows of a subject are in
  * the order in which they were decided, and a subject knows up to which
- * position of the queue it has any.  The database's worker (worker.c) writes them, and releases them when
- * its transaction has committed.
+ * position of the queue it has any.  The database's worker (worker.c) writes
+ * them, and releases them when its transaction has committed.
  *
  * What bounds it: tierlimit.log_buffer is divided, at server start, into
  * NUM_QUEUES queues, each half as large as the one before.  A database takes
@@ -22,9 +22,10 @@
  * the postmaster starts it anew.  A queue is open, that is takes rows, while
  * STARTING or SERVED.  To close it, the worker sets open_for to 0 and then
  * takes and releases each partition's lock: those who saw it open have a
- * place by then, and what is reserved will be there in a moment.  A worker that was told to leave may have been told so by
- * a server that stops.  So no worker is started for a moment: no call is
- * admitted whose row would not be written any more.
+ * place by then, and what is reserved will be there in a moment.  A worker
+ * that was told to leave may have been told so by a server that stops.  So no
+ * worker is started for a moment: no call is admitted whose row would not be
+ * written any more.
  *
  * Locks: the mutex protects the states; no other lock is taken under it.
  * Taking a place and filling it needs no lock besides the partition's.
@@ -188,7 +189,19 @@ needs_worker(const LogQueue *queue, TimestampTz now)
 		 has_passed(queue->state_since, now, START_PATIENCE));
 }
 
-/* Leave a queue that has no worker: free, if there is nothing in it. */
+/* Close a queue, and return when nobody takes a place any more. */
+static void
+close_queue(LogQueue *queue)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	SpinLockAcquire(&request_log->mutex);
+	set_state(queue, QUEUE_CLOSED, now);
+	SpinLockRelease(&request_log->mutex);
+	store_pass_locks();
+}
+
+/* Leave a closed queue without a worker: free, if there is nothing in it. */
 static void
 leave_queue(LogQueue *queue)
 {
@@ -219,7 +232,7 @@ start_worker(LogQueue *queue)
 	if (RegisterDynamicBackgroundWorker(&worker, NULL))
 		return;
 
-	store_pass_locks();
+	close_queue(queue);
 	leave_queue(queue);
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
@@ -546,18 +559,6 @@ log_attach(int number, Oid database)
 	}
 	SpinLockRelease(&request_log->mutex);
 	return ours ? queue : NULL;
-}
-
-/* Set the state, and return when nobody appends by an older one. */
-static void
-close_queue(LogQueue *queue)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	SpinLockAcquire(&request_log->mutex);
-	set_state(queue, QUEUE_CLOSED, now);
-	SpinLockRelease(&request_log->mutex);
-	store_pass_locks();
 }
 
 void
