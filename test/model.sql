@@ -247,8 +247,8 @@ $$;
 
 -- What windows of a unit give back of an amount: what the one does that holds
 -- most of it.  At least those of the key's own tier are asked; of a key that is
--- not registered, those of some tier.  At most it is all that any window can
--- hold, those of calendars that the key had before included.
+-- not registered, those of some tier, which may have none.  At most it is all
+-- that any window can hold, those of calendars that the key had before included.
 CREATE FUNCTION model.given_back(policy model.policy, unit text, amount bigint, at_most boolean)
 	RETURNS bigint LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -262,12 +262,12 @@ BEGIN
 		SELECT min(most) INTO given
 		FROM (
 			SELECT max(CASE WHEN l.unit = given_back.unit THEN least(amount, used) ELSE 0 END) AS most
-			FROM tierlimit.tier_limit l,
+			FROM tierlimit.tier t LEFT JOIN tierlimit.tier_limit l ON l.tier = t.name,
 				LATERAL (SELECT coalesce(sum(units), 0)::bigint
 					FROM model.held(policy.subject, given_back.unit,
 						model.span(l.kind, l.period, policy.anchor, policy.timezone, policy.at, false))) AS h (used)
-			WHERE l.tier = policy.tier OR policy.tier IS NULL
-			GROUP BY l.tier) AS tiers;
+			WHERE t.name = policy.tier OR policy.tier IS NULL
+			GROUP BY t.name) AS tiers;
 	END IF;
 	RETURN coalesce(given, 0);
 END
