@@ -132,6 +132,19 @@ build_window(Building *building, const Work *work, int i, const Past *past,
 	}
 }
 
+/* Where its rows take a subject's clock; DT_NOBEGIN: there are none. */
+static TimestampTz
+clock_after(const Past *past)
+{
+	const PastSum *newest;
+
+	if (past->count == 0)
+		return DT_NOBEGIN;
+	newest = &past->sums[past->count - 1];
+	/* what comes after something was given back comes later */
+	return newest->at + (newest->requests < 0 || newest->credits < 0);
+}
+
 void
 rebuild_windows(Building *building, Work *work, TimestampTz now,
 				TimestampTz until)
@@ -142,12 +155,10 @@ rebuild_windows(Building *building, Work *work, TimestampTz now,
 	while (past.count > 0 && past.sums[past.count - 1].at >= until)
 		past.count--;
 	memset(&building->workshop, 0, sizeof(Workshop));
-	building->newest = DT_NOBEGIN;
-	if (past.count > 0)
-		building->newest = past.sums[past.count - 1].at;
-	if (building->newest > now)
+	building->clock = clock_after(&past);
+	if (building->clock > now)
 	{
-		now = building->newest;
+		now = building->clock;
 		call_plan(work, now);
 	}
 	workshop_grow(&building->workshop);
@@ -225,22 +236,22 @@ try_install(Work *work, const Building *building, Clock clock)
 		work->subject->clock = clock.now;
 		work->subject->clock_source = clock.source;
 	}
-	if (fits && building->newest != DT_NOBEGIN)
+	if (fits && building->clock != DT_NOBEGIN)
 		store_stats(name->hash)->rebuilds++;
 	store_unlock(&name->hash, 1);
 	return fits;
 }
 
 /*
- * The clock that the subject goes by: ours, or where its newest row takes it.
+ * The clock that the subject goes by: ours, or where its rows take it.
  * A time that the server's clock has not come to is not the server's.
  */
 static Clock
 clock_of(const Building *building, Clock clock)
 {
-	if (building->newest > clock.now)
+	if (building->clock > clock.now)
 	{
-		clock.now = building->newest;
+		clock.now = building->clock;
 		if (clock.now > GetCurrentTimestamp())
 			clock.source = CLOCK_SESSION;
 	}
@@ -303,7 +314,7 @@ rebuild_for_backend(Call *call, TimestampTz until)
 		if (!RecoveryInProgress())
 			log_wait_written(claim_log_position(&work->charge->subject));
 		rebuild_windows(building, work, call->clock.now, until);
-		call->clock.now = Max(call->clock.now, building->newest);
+		call->clock.now = Max(call->clock.now, building->clock);
 		work->subject = NULL;
 		work->base = building->workshop.purse.base;
 		for (int j = 0; j < work->charge->tier->nwindows; j++)

@@ -38,13 +38,13 @@ typedef struct Building
 {
 	Workshop	workshop;
 	SubjectWindow windows[MAX_WINDOWS];
-	TimestampTz newest;			/* of what was read; DT_NOBEGIN: nothing */
+	TimestampTz clock;			/* after what was read; DT_NOBEGIN: nothing */
 } Building;
 
 /*
- * Build all windows of a work as they are at this time, or at that of the
- * subject's newest row, if that is later; in the current memory context.  What
- * was decided at the time until or later is left out (DT_NOEND: nothing).
+ * Build all windows of a work as they are at this time, or where the subject's
+ * newest row takes its clock, if that is later; in the current memory context.
+ * What was decided at the time until or later is left out (DT_NOEND: nothing).
  */
 extern void rebuild_windows(Building *building, Work *work, TimestampTz now,
 							TimestampTz until);

@@ -30,7 +30,7 @@ CREATE TABLE model.call (
 CREATE INDEX ON model.call (subject, at);
 
 -- When a subject's latest decision was made.  After a reset that may be
--- forgotten.
+-- forgotten, as denied calls are by a restart.
 CREATE TABLE model.clock (
 	subject text PRIMARY KEY,
 	at timestamptz NOT NULL,
@@ -389,7 +389,6 @@ CREATE PROCEDURE model.play(seed integer, operations integer, pace interval, exa
 DECLARE
 	callers text[] := ARRAY(SELECT c.name FROM model.caller c ORDER BY c.name);
 	tiers text[] := ARRAY(SELECT t.name FROM tierlimit.tier t WHERE t.name <> 'filler' ORDER BY t.name);
-	-- after a restart as well, the clock of subjects is not known to the moment
 	now timestamptz := greatest('2024-10-20 12:00:00+00', (SELECT max(until) FROM model.played),
 		(SELECT max(at) FROM model.clock));
 	back interval;
@@ -420,6 +419,7 @@ DECLARE
 	denied_late integer := 0;
 BEGIN
 	PERFORM setseed(seed / 2147483648.0);
+	UPDATE model.clock SET forgotten = true;
 	INSERT INTO model.original
 		SELECT * FROM tierlimit.tier_limit l
 		WHERE l.tier <> 'filler' AND NOT EXISTS (SELECT FROM model.original);
