@@ -28,6 +28,8 @@ PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 
 ifneq ($(wildcard $(PGXS)),)
 include $(PGXS)
+# OpenSSL, if the server has it (src/sha256.c).
+SHLIB_LINK += $(filter -lcrypto, $(LIBS))
 else
 all install installcheck:
 	@echo 'To build tierlimit, install the files that PostgreSQL extensions are built with' >&2

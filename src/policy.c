@@ -141,7 +141,7 @@ policy_for_secret(const text *secret, Policy *policy)
 	uint8		hash[SECRET_HASH_LENGTH];
 
 	tiers_refresh();
-	secret_hash(VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret), hash);
+	secret_hash(secret, hash);
 	charge->subject = subject_name(installation()->scope, SUBJECT_SECRET,
 								   (const char *) hash, sizeof(hash));
 	begin_policy(policy, NULL);

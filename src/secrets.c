@@ -18,10 +18,10 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "common/cryptohash.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "secrets.h"
+#include "sha256.h"
 #include "tiers.h"
 #include "utils/builtins.h"
 
@@ -47,16 +47,9 @@ static const char update_key[] =
 " WHERE name OPERATOR(pg_catalog.=) $1";
 
 void
-secret_hash(const char *secret, int length, uint8 *hash)
+secret_hash(const text *secret, uint8 *hash)
 {
-	pg_cryptohash_ctx *context = pg_cryptohash_create(PG_SHA256);
-
-	if (pg_cryptohash_init(context) < 0 ||
-		pg_cryptohash_update(context, (const uint8 *) secret, length) < 0 ||
-		pg_cryptohash_final(context, hash, SECRET_HASH_LENGTH) < 0)
-		elog(ERROR, "could not compute %s hash: %s", "SHA256",
-			 pg_cryptohash_error(context));
-	pg_cryptohash_free(context);
+	sha256(VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret), hash);
 }
 
 static text *
@@ -79,8 +72,7 @@ hash_column(const text *secret)
 	bytea	   *hash = palloc(VARHDRSZ + SECRET_HASH_LENGTH);
 
 	SET_VARSIZE(hash, VARHDRSZ + SECRET_HASH_LENGTH);
-	secret_hash(VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret),
-				(uint8 *) VARDATA(hash));
+	secret_hash(secret, (uint8 *) VARDATA(hash));
 	return PointerGetDatum(hash);
 }
 

@@ -13,6 +13,6 @@
 #define SECRET_HASH_LENGTH PG_SHA256_DIGEST_LENGTH
 
 /* What api_key.key_hash keeps of a secret: SECRET_HASH_LENGTH bytes. */
-extern void secret_hash(const char *secret, int length, uint8 *hash);
+extern void secret_hash(const text *secret, uint8 *hash);
 
 #endif							/* TIERLIMIT_SECRETS_H */

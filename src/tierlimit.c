@@ -31,7 +31,7 @@
  * triggers.c tells registry.c and tiers.c of changes, scope.c keeps databases
  * apart, query.c runs SQL, clock.c tells the time, statistics.c what goes on.
  * answers.c makes headers and bodies of HTTP from decisions (json.c), secrets.c
- * makes keys; address.c says how addresses are counted.
+ * makes keys (sha256.c); address.c says how addresses are counted.
  *
  *-------------------------------------------------------------------------
  */

@@ -1,0 +1,16 @@
+/*-------------------------------------------------------------------------
+ *
+ * sha256.h
+ *		SHA-256 of short strings, many a second.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_SHA256_H
+#define TIERLIMIT_SHA256_H
+
+#include "common/sha2.h"
+
+/* PG_SHA256_DIGEST_LENGTH bytes; raises an ERROR if the library fails. */
+extern void sha256(const char *bytes, int length, uint8 *digest);
+
+#endif							/* TIERLIMIT_SHA256_H */
