@@ -30,6 +30,10 @@ ifneq ($(wildcard $(PGXS)),)
 include $(PGXS)
 # OpenSSL, if the server has it (src/sha256.c).
 SHLIB_LINK += $(filter -lcrypto, $(LIBS))
+# As one unit: a check is many small functions of different files.
+ifneq ($(filter gcc%, $(notdir $(firstword $(CC)))),)
+CFLAGS += -flto=auto -fno-semantic-interposition
+endif
 else
 all install installcheck:
 	@echo 'To build tierlimit, install the files that PostgreSQL extensions are built with' >&2
