@@ -23,11 +23,10 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "common/cryptohash.h"
-#include "common/sha2.h"
 #include "compat.h"
 #include "query.h"
 #include "request.h"
+#include "sha256.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -46,20 +45,15 @@ static Statement logged_query = {
 static void
 make_digest(Request *request)
 {
-	pg_cryptohash_ctx *context = pg_cryptohash_create(PG_SHA256);
+	char		bytes[1 + 2 * MAX_NAME_LENGTH];
+	int			key_length = request->key.length;
 
-	if (pg_cryptohash_init(context) < 0 ||
-		pg_cryptohash_update(context, (const uint8 *) &request->key.length,
-							 sizeof(request->key.length)) < 0 ||
-		pg_cryptohash_update(context, (const uint8 *) request->key.bytes,
-							 request->key.length) < 0 ||
-		pg_cryptohash_update(context, (const uint8 *) request->id.bytes,
-							 request->id.length) < 0 ||
-		pg_cryptohash_final(context, request->digest,
-							sizeof(request->digest)) < 0)
-		elog(ERROR, "could not compute %s hash: %s", "SHA256",
-			 pg_cryptohash_error(context));
-	pg_cryptohash_free(context);
+	Assert(key_length <= MAX_NAME_LENGTH &&
+		   request->id.length <= MAX_NAME_LENGTH);
+	bytes[0] = (char) key_length;
+	memcpy(bytes + 1, request->key.bytes, key_length);
+	memcpy(bytes + 1 + key_length, request->id.bytes, request->id.length);
+	sha256(bytes, 1 + key_length + request->id.length, request->digest);
 }
 
 void
@@ -102,7 +96,8 @@ request_is_uncertain(const Request *request)
 uint32
 request_blocks(const Request *request)
 {
-	return subject_blocks(&request->subject) + record_blocks(sizeof(Admission));
+	return subject_blocks(&request->subject) +
+		record_blocks(&request->subject, sizeof(Admission));
 }
 
 void
