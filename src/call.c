@@ -54,6 +54,7 @@ call_begin(Call *call, const Charge *charges, int count, Clock clock,
 	{
 		call->works[i].charge = &charges[i];
 		call->hashes[i] = charges[i].subject.hash;
+		store_prefetch_subject(call->hashes[i]);
 		call_plan(&call->works[i], clock.now);
 	}
 }

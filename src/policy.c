@@ -92,11 +92,8 @@ find_tier_of_key(Policy *policy)
 static void
 begin_policy(Policy *policy, const text *tier)
 {
-	uint64		hash = policy->charge.subject.hash;
-
-	store_prefetch_bucket(hash);
 	policy->clock = clock_read();
-	store_prefetch_subject(hash);
+	store_prefetch_subject(policy->charge.subject.hash);
 	look_up(tier, policy);
 	if (policy->tier == NULL)
 		policy->tier = find_tier_of_key(policy);

@@ -294,7 +294,7 @@ keep(const SubjectName *key, const Mark *mark, const KeyRecord *record)
 	store_lock(&key->hash, 1, LW_EXCLUSIVE);
 	now = store_mark(key->hash);
 	fits = pool_fill(&store->pool, &purse,
-					 subject_blocks(key) + record_blocks(length),
+					 subject_blocks(key) + record_blocks(key, length),
 					 partition_of(key->hash));
 	if (fits && now->generation == mark->generation)
 	{

@@ -116,14 +116,16 @@ extern PartitionStats *store_stats(uint64 hash);
 /*
  * Where there are millions of keys, none is in the processor's caches.  These
  * hints have it fetched while there is other work to do: first what leads to a
- * subject, then the subject itself.  The latter was mostly made together with
- * its windows, from neighbouring blocks, so it is all these that are fetched.
- * No lock is needed: it does not matter if a hint is wrong.
+ * subject (subject_name() does that), then the subject itself.  The latter was
+ * mostly made together with its windows, from neighbouring blocks, so it is all
+ * these that are fetched.  No lock is needed: it does not matter if a hint is
+ * wrong.
  */
 static inline void
 store_prefetch_bucket(uint64 hash)
 {
 	prefetch(&store->buckets[hash & (store->nbuckets - 1)]);
+	prefetch(&store->marks[hash & (store->nmarks - 1)]);
 }
 
 static inline void

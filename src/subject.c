@@ -6,7 +6,7 @@
  *		bucket -> Subject -> Subject -> ...			(next)
  *					|-> SubjectWindow -> ...		(windows), their histories
  *					|-> bytes -> ...				(name_rest)
- *					'-> bytes -> ...				(record)
+ *					'-> bytes -> ...				(record, if it is long)
  *
  * A new subject goes to the end of its bucket's chain: keys that are in use for
  * long are found without a look at those that come and go.
@@ -115,23 +115,31 @@ subject_name(Scope scope, SubjectKind kind, const char *name, int length)
 	subject.hash ^= (uint64) scope.database << 32 | (scope.catalog ^ (uint32) kind);
 	subject.hash = hash_bytes_extended((const unsigned char *) name, length,
 									   subject.hash);
+	store_prefetch_bucket(subject.hash);
 	return subject;
+}
+
+/* How many bytes of a name are in the subject's own block. */
+static inline int
+inlined(int name_length)
+{
+	return Min(name_length, SUBJECT_ROOM);
 }
 
 /* Whole names are compared: a hash that agrees is not enough. */
 static bool
 subject_is(const Subject *subject, const SubjectName *name)
 {
-	int			inlined = Min(name->length, SUBJECT_INLINE_NAME);
+	int			here = inlined(name->length);
 
 	return subject->tag == (uint32) (name->hash >> 32) &&
 		subject->name_length == name->length &&
 		subject->kind == name->kind &&
 		subject->scope.database == name->scope.database &&
 		subject->scope.catalog == name->scope.catalog &&
-		memcmp(subject->name, name->name, inlined) == 0 &&
-		bytes_equal(subject->name_rest, name->name + inlined,
-					name->length - inlined);
+		memcmp(subject->bytes, name->name, here) == 0 &&
+		bytes_equal(subject->name_rest, name->name + here,
+					name->length - here);
 }
 
 /* The link that names the subject, or the NO_BLOCK at the end of the chain. */
@@ -156,7 +164,7 @@ subject_find(const SubjectName *name)
 uint32
 subject_blocks(const SubjectName *name)
 {
-	return 1 + bytes_blocks(name->length - SUBJECT_INLINE_NAME);
+	return 1 + bytes_blocks(name->length - SUBJECT_ROOM);
 }
 
 /* In the statistics. */
@@ -169,7 +177,7 @@ counts_as_key(const Subject *subject)
 Subject *
 subject_create(const SubjectName *name, Purse *purse)
 {
-	int			inlined = Min(name->length, SUBJECT_INLINE_NAME);
+	int			here = inlined(name->length);
 	BlockNo    *link = find_link(name);
 	BlockNo		block = purse_take(purse);
 	Subject    *subject = subject_at(block);
@@ -182,9 +190,9 @@ subject_create(const SubjectName *name, Purse *purse)
 	subject->kind = name->kind;
 	subject->clock = PG_INT64_MIN;
 	subject->name_length = name->length;
-	memcpy(subject->name, name->name, inlined);
-	subject->name_rest = bytes_write(name->name + inlined,
-									 name->length - inlined, purse);
+	memcpy(subject->bytes, name->name, here);
+	subject->name_rest = bytes_write(name->name + here, name->length - here,
+									 purse);
 	*link = block;
 	store_stats(name->hash)->keys += counts_as_key(subject);
 	return subject;
@@ -218,11 +226,10 @@ subject_remove(const SubjectName *name, Purse *purse)
 void
 subject_get_name(const Subject *subject, char *name)
 {
-	int			inlined = Min(subject->name_length, SUBJECT_INLINE_NAME);
+	int			here = inlined(subject->name_length);
 
-	memcpy(name, subject->name, inlined);
-	bytes_read(subject->name_rest, name + inlined,
-			   subject->name_length - inlined);
+	memcpy(name, subject->bytes, here);
+	bytes_read(subject->name_rest, name + here, subject->name_length - here);
 }
 
 SubjectWindow *
@@ -303,10 +310,17 @@ subject_empty_at(const Subject *subject)
 	return empty_at;
 }
 
-uint32
-record_blocks(int length)
+/* Whether a record has room in its subject's own block, behind the name. */
+static inline bool
+fits_here(int name_length, int record_length)
 {
-	return bytes_blocks(length);
+	return inlined(name_length) + record_length <= SUBJECT_ROOM;
+}
+
+uint32
+record_blocks(const SubjectName *name, int length)
+{
+	return fits_here(name->length, length) ? 0 : bytes_blocks(length);
 }
 
 void
@@ -314,7 +328,11 @@ subject_set_record(Subject *subject, RecordState state, const char *record,
 				   int length, Purse *purse)
 {
 	bytes_free(subject->record, purse);
-	subject->record = bytes_write(record, length, purse);
+	subject->record = NO_BLOCK;
+	if (fits_here(subject->name_length, length))
+		memcpy(subject->bytes + inlined(subject->name_length), record, length);
+	else
+		subject->record = bytes_write(record, length, purse);
 	subject->record_length = length;
 	subject->record_state = state;
 }
@@ -322,5 +340,9 @@ subject_set_record(Subject *subject, RecordState state, const char *record,
 void
 subject_get_record(const Subject *subject, char *record)
 {
-	bytes_read(subject->record, record, subject->record_length);
+	if (subject->record != NO_BLOCK)
+		bytes_read(subject->record, record, subject->record_length);
+	else
+		memcpy(record, subject->bytes + inlined(subject->name_length),
+			   subject->record_length);
 }

@@ -46,8 +46,8 @@ typedef enum RecordState
 	RECORD_PRESENT
 } RecordState;
 
-/* Bytes of the name that fit into the subject's own block. */
-#define SUBJECT_INLINE_NAME 72
+/* Bytes that fit into the subject's own block: of the name, then the record. */
+#define SUBJECT_ROOM 72
 
 /* A subject is one block, and the chains that start from it. */
 typedef struct Subject
@@ -64,11 +64,11 @@ typedef struct Subject
 	uint16		record_length;
 	BlockNo		windows;		/* SubjectWindows */
 	BlockNo		name_rest;		/* bytes of the name that didn't fit */
-	BlockNo		record;			/* packed, if RECORD_PRESENT */
+	BlockNo		record;			/* packed, if there is no room for it here */
 	uint32		record_generation;	/* of its mark, when it was read */
 	TimestampTz clock;			/* time of the newest decision */
 	uint64		log_position;	/* behind its newest row in the log's queue */
-	char		name[SUBJECT_INLINE_NAME];
+	char		bytes[SUBJECT_ROOM];
 } Subject;
 
 /* What tells the windows of a subject apart. */
@@ -121,10 +121,10 @@ extern void subject_drop_window(Subject *subject, SubjectWindow *window,
 extern TimestampTz subject_empty_at(const Subject *subject);
 
 /*
- * Replace what is kept as the subject's record; takes record_blocks(length)
+ * Replace what is kept as the subject's record; takes up to record_blocks()
  * blocks.  Length is 0 if state is not RECORD_PRESENT.
  */
-extern uint32 record_blocks(int length);
+extern uint32 record_blocks(const SubjectName *name, int length);
 extern void subject_set_record(Subject *subject, RecordState state,
 							   const char *record, int length, Purse *purse);
 
