@@ -76,16 +76,20 @@ BEGIN
 END
 $$;
 
--- What a limiter is that has only tables: a row for each call, and a lock for
--- each key.
+-- What a limiter is that has only tables: a row for each call, a lock for each
+-- key, and the two windows of 'roomy', as exact as ours.
 CREATE TABLE bench.subject (key text PRIMARY KEY);
 CREATE TABLE bench.call (key text, at timestamptz);
 CREATE INDEX ON bench.call (key, at);
 INSERT INTO bench.subject SELECT 'roomy:' || i FROM generate_series(1, 100000) i;
 CREATE FUNCTION bench.table_check(key text) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+	used record;
 BEGIN
 	PERFORM FROM bench.subject s WHERE s.key = $1 FOR UPDATE;
-	IF (SELECT count(*) FROM bench.call c WHERE c.key = $1 AND c.at > now() - interval '1 minute') >= 1000000000 THEN
+	SELECT count(*) FILTER (WHERE c.at > now() - interval '1 minute') AS minute, count(*) AS day INTO used
+		FROM bench.call c WHERE c.key = $1 AND c.at > now() - interval '1 day';
+	IF used.minute >= 1000000000 OR used.day >= 1000000000 THEN
 		RETURN false;
 	END IF;
 	INSERT INTO bench.call VALUES ($1, now());
