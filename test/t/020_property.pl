@@ -1,7 +1,8 @@
 # Random operations: every answer is compared with that of test/model.sql.
 #
-# A failure shows the operation, both answers and what was done before.  The same
-# TIERLIMIT_SEED brings it back.
+# A failure shows the operation, both answers and what was done before.  The
+# operations are the same each time, unless TIERLIMIT_SEED has another number up
+# to 2147483647.
 
 use strict;
 use warnings FATAL => 'all';
@@ -13,7 +14,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use TierlimitTest;
 
-my $seed = $ENV{TIERLIMIT_SEED} // int(rand(2**31));
+my $seed = $ENV{TIERLIMIT_SEED} // 1;
 note "TIERLIMIT_SEED=$seed";
 
 my $node = start_node(<<'CONF');
