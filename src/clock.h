@@ -28,4 +28,11 @@ typedef struct Clock
  */
 extern Clock clock_read(void);
 
+/* Whether so much time has passed; also where the clock was set back. */
+static inline bool
+has_passed(TimestampTz since, TimestampTz now, int64 interval)
+{
+	return now < since || now - since > interval;
+}
+
 #endif							/* TIERLIMIT_CLOCK_H */

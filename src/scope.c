@@ -24,8 +24,8 @@
 #include "catalog/pg_database.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
-#include "log.h"
 #include "miscadmin.h"
+#include "queue.h"
 #include "registry.h"
 #include "scope.h"
 #include "store.h"
@@ -216,7 +216,7 @@ forget_scope(Scope scope)
 {
 	sweep_scope(scope);
 	if (!OidIsValid(scope.catalog))
-		log_forget(scope.database);
+		queue_forget(scope.database);
 }
 
 static void

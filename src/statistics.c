@@ -26,7 +26,7 @@ Datum
 tierlimit_stat_counters(PG_FUNCTION_ARGS)
 {
 	StoreTotals totals;
-	LogTotals	log;
+	QueueTotals	log;
 	int64		pending;
 	Interval	lag = {0};
 	TupleDesc	desc;
@@ -35,7 +35,7 @@ tierlimit_stat_counters(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 
-	log = log_totals();			/* first, so that pending is not negative */
+	log = queue_totals();			/* first, so that pending is not negative */
 	totals = store_totals();
 	pending = totals.stats.logged - log.decisions_written;
 	if (pending > 0)
@@ -70,7 +70,7 @@ tierlimit_stat_reset(PG_FUNCTION_ARGS)
 	(void) fcinfo;
 	store_require();
 	store_reset_stats();
-	log_reset_stats();
+	queue_reset_stats();
 	PG_RETURN_VOID();
 }
 

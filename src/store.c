@@ -29,9 +29,9 @@
 #include "postgres.h"
 
 #include "access/transam.h"
-#include "log.h"
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
+#include "queue.h"
 #include "settings.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
@@ -65,7 +65,7 @@ store_request_shmem(void)
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
 
-	RequestAddinShmemSpace(add_size(store_size(), log_shmem_size()));
+	RequestAddinShmemSpace(add_size(store_size(), queue_shmem_size()));
 	RequestNamedLWLockTranche("tierlimit", NUM_PARTITIONS);
 }
 
@@ -131,7 +131,7 @@ store_startup_shmem(void)
 	store = ShmemInitStruct("tierlimit", store_size(), &found);
 	if (!found)
 		store_create();
-	log_shmem_init();
+	queue_shmem_init();
 	LWLockRelease(AddinShmemInitLock);
 }
 

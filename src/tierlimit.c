@@ -19,8 +19,8 @@
  *		  window.c		  what one limit counts (history.c, calendar.c)
  *		store.c			the shared memory, its layout and locks
  *		  pool.c		  its free blocks; sweep.c makes room
- *		log.c			the decision's way to the database's worker (ring.c,
- *						logrow.c)
+ *		log.c			the decision's way to the database's worker (logrow.c)
+ *		  queue.c		  in a queue (ring.c), which that one serves
  *		worker.c		the worker's life
  *		  writer.c		  rows into the table (merge.c)
  *		  upkeep.c		  partitions and sums

@@ -10,7 +10,7 @@
  * the way of DROP DATABASE and CREATE DATABASE, which wait a little longer for
  * sessions to leave.
  *
- * An ERROR while it writes is told to those who wait (log_failed), and tried
+ * An ERROR while it writes is told to those who wait (queue_failed), and tried
  * again after a while; nothing is lost, since what was not committed stays in
  * the queue.  Told to leave (SIGTERM), it closes the queue, writes what is
  * left and goes: an orderly stop of the server loses nothing.  If it can't
@@ -26,7 +26,6 @@
 
 #include "access/xact.h"
 #include "compat.h"
-#include "log.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -66,7 +65,7 @@ leave_queue(int code, Datum arg)
 	(void) code;
 	(void) arg;
 	if (queue != NULL)
-		(void) log_detach(queue);
+		(void) queue_detach(queue);
 	queue = NULL;
 }
 
@@ -232,7 +231,7 @@ flush_batch(Task task)
 	commit_time = GetCurrentTimestamp() - start;
 	if (error != NULL)
 	{
-		log_failed(queue, error);
+		queue_failed(queue, error);
 		FreeErrorData(error);
 		return false;
 	}
@@ -346,7 +345,7 @@ work(void)
 		if (!flush_wanted() ||
 			(anything_to_write() && !flush_queue()))
 			pause_before_retry();
-		if ((now < active || now - active > IDLE_TIME) && log_leave(queue))
+		if ((now < active || now - active > IDLE_TIME) && queue_leave(queue))
 		{
 			queue = NULL;
 			return;
@@ -359,7 +358,7 @@ work(void)
 static void
 finish(void)
 {
-	log_close(queue);
+	queue_close(queue);
 	for (int i = 0; i < LAST_ATTEMPTS && anything_to_write(); i++)
 		if (!flush_everything())
 			pg_usleep(RETRY_PAUSE * 1000);
@@ -373,7 +372,7 @@ tierlimit_worker_main(Datum number)
 	memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(Oid));
 	pqsignal(SIGTERM, handle_sigterm);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	queue = log_attach(DatumGetInt32(number), database);
+	queue = queue_attach(DatumGetInt32(number), database);
 	if (queue == NULL)
 		return;
 	before_shmem_exit(leave_queue, (Datum) 0);
@@ -392,7 +391,7 @@ tierlimit_worker_main(Datum number)
 	if (queue == NULL)
 		return;
 	finish();
-	if (!log_detach(queue))
+	if (!queue_detach(queue))
 	{
 		queue = NULL;
 		proc_exit(1);			/* to be started again */

@@ -475,7 +475,7 @@ writer_write(LogQueue *queue, bool everything)
 void
 writer_committed(LogQueue *queue)
 {
-	log_advance(queue, batch->position, batch->decisions, batch->count,
+	queue_advance(queue, batch->position, batch->decisions, batch->count,
 				batch->until);
 	while (!dlist_is_empty(&batch->held))
 		pfree(dlist_container(HeldRow, node, dlist_pop_head_node(&batch->held)));

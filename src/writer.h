@@ -8,7 +8,7 @@
 #ifndef TIERLIMIT_WRITER_H
 #define TIERLIMIT_WRITER_H
 
-#include "log.h"
+#include "queue.h"
 
 /* Rows of one INSERT, and denials held back, are about this many at most. */
 #define WRITER_MAX_ROWS 8192
