@@ -14,8 +14,6 @@
 
 #include "common/hashfn.h"
 #include "pattern.h"
-#include "utils/hsearch.h"
-#include "utils/memutils.h"
 
 typedef struct PatternKey
 {
@@ -26,55 +24,59 @@ typedef struct PatternKey
 
 typedef struct PatternEntry
 {
-	PatternKey	key;			/* hash key */
+	PatternKey	key;
 	int64		value;
+	uint32		hash;
+	char		status;			/* simplehash's */
 } PatternEntry;
+
+static inline uint32
+hash_pattern(PatternKey key)
+{
+	return hash_bytes((const unsigned char *) key.bytes, key.length) ^
+		key.is_prefix;
+}
+
+static inline bool
+same_pattern(PatternKey a, PatternKey b)
+{
+	return a.is_prefix == b.is_prefix && a.length == b.length &&
+		memcmp(a.bytes, b.bytes, a.length) == 0;
+}
+
+#define SH_PREFIX patterns
+#define SH_ELEMENT_TYPE PatternEntry
+#define SH_KEY_TYPE PatternKey
+#define SH_KEY key
+#define SH_HASH_KEY(table, key) hash_pattern(key)
+#define SH_EQUAL(table, a, b) same_pattern(a, b)
+#define SH_STORE_HASH
+#define SH_GET_HASH(table, entry) (entry)->hash
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+
+/* The server is not compiled with -Wextra. */
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wunused-parameter"
+#include "lib/simplehash.h"
+#pragma GCC diagnostic pop
 
 struct PatternSet
 {
 	MemoryContext context;
-	HTAB	   *patterns;		/* of PatternEntry */
+	patterns_hash *patterns;
 	int			nlengths;
 	int		   *lengths;		/* of prefixes, the longest first */
 };
-
-static uint32
-hash_pattern(const void *key, Size size)
-{
-	const PatternKey *pattern = (const PatternKey *) key;
-
-	(void) size;
-	return hash_bytes((const unsigned char *) pattern->bytes, pattern->length) ^
-		pattern->is_prefix;
-}
-
-static int
-compare_patterns(const void *a, const void *b, Size size)
-{
-	const PatternKey *x = (const PatternKey *) a;
-	const PatternKey *y = (const PatternKey *) b;
-
-	(void) size;
-	return x->is_prefix != y->is_prefix || x->length != y->length ||
-		memcmp(x->bytes, y->bytes, x->length) != 0;
-}
 
 PatternSet *
 pattern_create(MemoryContext context)
 {
 	PatternSet *set = MemoryContextAllocZero(context, sizeof(PatternSet));
-	HASHCTL		control = {
-		.keysize = sizeof(PatternKey),
-		.entrysize = sizeof(PatternEntry),
-		.hash = hash_pattern,
-		.match = compare_patterns,
-		.hcxt = context
-	};
 
 	set->context = context;
-	set->patterns = hash_create("tierlimit patterns", 64, &control,
-								HASH_ELEM | HASH_FUNCTION | HASH_COMPARE |
-								HASH_CONTEXT);
+	set->patterns = patterns_create(context, 16, NULL);
 	return set;
 }
 
@@ -105,21 +107,20 @@ void
 pattern_add(PatternSet *set, const char *pattern, int64 value)
 {
 	PatternKey	key = {0};
-	PatternEntry *entry;
+	bool		found;
 
 	key.bytes = MemoryContextStrdup(set->context, pattern);
 	key.length = strlen(pattern);
 	key.is_prefix = key.length > 0 && pattern[key.length - 1] == '*';
 	if (key.is_prefix)
 		add_length(set, --key.length);
-	entry = hash_search(set->patterns, &key, HASH_ENTER, NULL);
-	entry->value = value;
+	patterns_insert(set->patterns, key, &found)->value = value;
 }
 
 static bool
 find_key(const PatternSet *set, PatternKey key, int64 *value)
 {
-	PatternEntry *entry = hash_search(set->patterns, &key, HASH_FIND, NULL);
+	PatternEntry *entry = patterns_lookup(set->patterns, key);
 
 	if (entry != NULL)
 		*value = entry->value;
