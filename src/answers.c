@@ -124,7 +124,7 @@ find_limit(const Row *row)
 										 VARSIZE_ANY_EXHDR(tier)), name);
 	}
 	return limit != NULL ? limit
-		: find_limit_of(tiers_find(ADDRESS_TIER, strlen(ADDRESS_TIER)), name);
+		: find_limit_of(tiers_for_addresses(), name);
 }
 
 static int64

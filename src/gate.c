@@ -22,12 +22,6 @@
 /* Who calls with neither key nor address. */
 #define NOBODY "anonymous"
 
-static const Tier *
-find_tier(const char *name)
-{
-	return tiers_find(name, strlen(name));
-}
-
 /* The name that the caller's address is counted under. */
 static text *
 name_of_address(const inet *address)
@@ -42,7 +36,7 @@ name_of_address(const inet *address)
 static bool
 charge_address(const Question *question, Scope scope, Charge *charge)
 {
-	const Tier *tier = find_tier(ADDRESS_TIER);
+	const Tier *tier = tiers_for_addresses();
 	text	   *name;
 
 	if (tier == NULL || question->address == NULL)
@@ -78,7 +72,7 @@ policy_for_nobody(Question *question, Policy *policy)
 	const Tier *tier;
 
 	tiers_refresh();
-	tier = find_tier(tier_name);
+	tier = tiers_find(tier_name, strlen(tier_name));
 	if (tier == NULL || !tiers_include(tier, question->endpoint))
 	{
 		memset(policy, 0, sizeof(Policy));

@@ -49,6 +49,7 @@ typedef struct Tables
 	MemoryContext context;
 	HTAB	   *tiers;			/* of TierEntry */
 	TierEntry  *last_found;		/* mostly the next one, too; or NULL */
+	TierEntry  *address_tier;	/* NULL: there is none */
 	HTAB	   *error_codes;	/* of ErrorCode */
 	PatternSet *prices;			/* credits, by endpoint */
 } Tables;
@@ -347,6 +348,8 @@ read_tables(void)
 	read_error_codes(&reading, &tables);
 	read_prices(&reading, &tables);
 	read_endpoints(&reading, &tables);
+	tables.address_tier = hash_search(tables.tiers, ADDRESS_TIER, HASH_FIND,
+									  NULL);
 	MemoryContextSetParent(tables.context, CacheMemoryContext);
 	query_end(&reading);
 	return tables;
@@ -383,6 +386,13 @@ tiers_forget(void)
 	changes++;
 }
 
+static void
+require_few_limits(const TierEntry *entry)
+{
+	if (entry->tier.nlimits > MAX_LIMITS)
+		report_too_many_limits(entry->name);
+}
+
 const Tier *
 tiers_find(const char *name, int length)
 {
@@ -400,10 +410,18 @@ tiers_find(const char *name, int length)
 	entry = hash_search(current.tiers, key, HASH_FIND, NULL);
 	if (entry == NULL)
 		return NULL;
-	if (entry->tier.nlimits > MAX_LIMITS)
-		report_too_many_limits(key);
+	require_few_limits(entry);
 	current.last_found = entry;
 	return &entry->tier;
+}
+
+const Tier *
+tiers_for_addresses(void)
+{
+	if (current.address_tier == NULL)
+		return NULL;
+	require_few_limits(current.address_tier);
+	return &current.address_tier->tier;
 }
 
 const Tier *

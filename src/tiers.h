@@ -77,6 +77,9 @@ extern void tiers_forget(void);
 extern const Tier *tiers_find(const char *name, int length);
 extern const Tier *tiers_require(const char *name, int length);
 
+/* The one named ADDRESS_TIER, which each call with an address asks for. */
+extern const Tier *tiers_for_addresses(void);
+
 /*
  * Whether a tier includes an endpoint, and what a call of it costs if nobody
  * says so.  No endpoint (NULL) is only included where every one is.
