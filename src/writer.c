@@ -433,6 +433,15 @@ compare_rows(const void *a, const void *b)
 	return x->at < y->at ? -1 : x->at > y->at;
 }
 
+/* Whether the extension was dropped since; if it was made anew, too. */
+static bool
+is_gone(Oid catalog)
+{
+	const Installation *here = installation_if_any();
+
+	return here == NULL || here->scope.catalog != catalog;
+}
+
 static void
 insert_batch(void)
 {
@@ -449,18 +458,14 @@ insert_batch(void)
 	upkeep_prepare();
 	set_synchronous_commit();
 	query_write(&insert_rows, args, NULL);
+	/* It may have waited for DROP EXTENSION, and found the next one's table. */
+	if (is_gone(batch->catalog))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the extension \"tierlimit\" was dropped while its request log was written")));
 	args[LOG_COLUMNS] = TimestampTzGetDatum(upkeep_summed_until());
 	if (any_before(upkeep_summed_until()))
 		query_write(&sum_late_rows, args, NULL);
-}
-
-/* Whether the extension was dropped since; if it was made anew, too. */
-static bool
-is_gone(Oid catalog)
-{
-	const Installation *here = installation_if_any();
-
-	return here == NULL || here->scope.catalog != catalog;
 }
 
 void
