@@ -35,7 +35,7 @@ tierlimit_stat_counters(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 
-	log = queue_totals();			/* first, so that pending is not negative */
+	log = queue_totals();		/* first, so that pending is not negative */
 	totals = store_totals();
 	pending = totals.stats.logged - log.decisions_written;
 	if (pending > 0)
