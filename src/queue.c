@@ -355,7 +355,7 @@ queue_leave(LogQueue *queue)
 
 void
 queue_advance(LogQueue *queue, uint64 position, int64 decisions, int64 rows,
-			TimestampTz until)
+			  TimestampTz until)
 {
 	pg_atomic_fetch_add_u64(&queue->decisions_written, decisions);
 	pg_atomic_fetch_add_u64(&queue->rows_written, rows);

@@ -75,6 +75,8 @@ extern LogQueue *queue_serve(void);
 extern bool queue_is_open(LogQueue *queue);
 
 extern uint64 queue_free_bytes(LogQueue *queue);
+
+/* Why it can't be written; since is 0 if it can. */
 extern LogFailure queue_failure(LogQueue *queue);
 
 /* Have the worker write now. */
@@ -112,7 +114,7 @@ extern bool queue_leave(LogQueue *queue);
 
 /* Everything up to a position is written, decided before a time. */
 extern void queue_advance(LogQueue *queue, uint64 position, int64 decisions,
-						int64 rows, TimestampTz until);
+						  int64 rows, TimestampTz until);
 extern void queue_failed(LogQueue *queue, const ErrorData *error);
 
 /* Forget what waits to be written to a database that was dropped. */
