@@ -4,6 +4,7 @@ PGFILEDESC = "tierlimit - API rate limits and quotas in shared memory"
 
 DATA = $(wildcard sql/*--*.sql)
 OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+SHLIB_EXPORTS = src/exports.txt
 
 # What the tests print depends on neither the user's locale nor on a server
 # that happens to run: each suite starts its own.
@@ -30,9 +31,10 @@ ifneq ($(wildcard $(PGXS)),)
 include $(PGXS)
 # OpenSSL, if the server has it (src/sha256.c).
 SHLIB_LINK += $(filter -lcrypto, $(LIBS))
-# As one unit: a check is many small functions of different files.
+# As one unit: a check is many small functions of different files.  (PGXS has set
+# CFLAGS by override; without one, what is added here would be ignored.)
 ifneq ($(filter gcc%, $(notdir $(firstword $(CC)))),)
-CFLAGS += -flto=auto -fno-semantic-interposition
+override CFLAGS += -flto=auto -fno-semantic-interposition -fno-plt
 endif
 else
 all install installcheck:
