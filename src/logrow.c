@@ -11,7 +11,11 @@
 #include "logrow.h"
 #include "mb/pg_wchar.h"
 
-/* A packed row is this, followed by the bytes of the texts. */
+/*
+ * A packed row is this, followed by the address if there is one, and by the
+ * bytes of the texts.  It is kept small: what is appended is fetched from
+ * memory, and by the worker once more.
+ */
 typedef struct PackedRow
 {
 	TimestampTz at;
@@ -20,10 +24,9 @@ typedef struct PackedRow
 	Oid			catalog;
 	int32		error_code;
 	int32		shadow_code;
+	uint16		lengths[LOG_TEXTS];
 	bool		has_address;
 	bool		waited_for;
-	inet_struct address;
-	uint16		lengths[LOG_TEXTS];
 } PackedRow;
 
 /* The length of a text that is NULL. */
@@ -34,6 +37,8 @@ logrow_size(const LogRow *row)
 {
 	uint32		size = sizeof(PackedRow);
 
+	if (row->has_address)
+		size += sizeof(inet_struct);
 	for (int i = 0; i < LOG_TEXTS; i++)
 		if (row->texts[i].bytes != NULL)
 			size += row->texts[i].length;
@@ -54,7 +59,11 @@ logrow_pack(const LogRow *row, char *to)
 	packed->shadow_code = row->shadow_code;
 	packed->has_address = row->has_address;
 	packed->waited_for = row->waited_for;
-	packed->address = row->address;
+	if (row->has_address)
+	{
+		memcpy(at, &row->address, sizeof(inet_struct));
+		at += sizeof(inet_struct);
+	}
 	for (int i = 0; i < LOG_TEXTS; i++)
 	{
 		const LogText *text = &row->texts[i];
@@ -81,7 +90,11 @@ logrow_unpack(const char *from, LogRow *row)
 	row->shadow_code = packed->shadow_code;
 	row->has_address = packed->has_address;
 	row->waited_for = packed->waited_for;
-	row->address = packed->address;
+	if (row->has_address)
+	{
+		memcpy(&row->address, at, sizeof(inet_struct));
+		at += sizeof(inet_struct);
+	}
 	for (int i = 0; i < LOG_TEXTS; i++)
 	{
 		bool		is_null = packed->lengths[i] == NO_TEXT;

@@ -25,6 +25,7 @@
 #include "ring.h"
 
 #define RING_ALIGN 8
+#define MAPPED_AT_ONCE (64 * 1024)
 
 /* In front of each entry. */
 typedef struct RingHeader
@@ -98,9 +99,26 @@ ring_reserve(Ring *ring, uint32 length, RingPlace *place)
 	return true;
 }
 
+/*
+ * Where a process writes to a page of shared memory for the first time, the
+ * kernel maps that one; where it reads, 16 of them (fault_around_bytes).  So we
+ * look at each stretch before we write to it.
+ */
+static inline void
+map_around(const char *entry)
+{
+	static uintptr_t mapped = 0;
+	uintptr_t	stretch = (uintptr_t) entry / MAPPED_AT_ONCE;
+
+	if (stretch != mapped)
+		(void) *(const volatile char *) entry;
+	mapped = stretch;
+}
+
 void *
 ring_payload(const RingPlace *place)
 {
+	map_around(place->entry);
 	return place->entry + sizeof(RingHeader);
 }
 
