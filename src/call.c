@@ -22,7 +22,7 @@ call_plan(Work *work, TimestampTz now)
 
 	if (tier->has_calendar)
 		phase = calendar_phase(charge->billing_anchor, charge->timezone);
-	for (int i = 0; i < tier->nwindows; i++)
+	for (int i = 0; i < work->nwindows; i++)
 	{
 		const TierLimit *limit = &tier->limits[i];
 
@@ -40,23 +40,42 @@ call_plan(Work *work, TimestampTz now)
 	}
 }
 
+/* Have the call deal with a subject, in so many windows of its tier. */
+static void
+add_work(Call *call, const Charge *charge, int nwindows)
+{
+	Work	   *work = &call->works[call->count];
+
+	store_prefetch_subject(charge->subject.hash);
+	work->charge = charge;
+	work->nwindows = nwindows;
+	call_plan(work, call->clock.now);
+	call->hashes[call->count++] = charge->subject.hash;
+	call->nlocks = call->count;
+}
+
 void
 call_begin(Call *call, const Charge *charges, int count, Clock clock,
 		   int64 cost)
 {
 	Assert(count >= 1 && count <= MAX_CHARGES && cost >= 0);
 
-	call->count = call->nlocks = count;
+	call->count = 0;
 	call->request = NULL;
 	call->clock = clock;
 	call->cost = cost;
 	for (int i = 0; i < count; i++)
-	{
-		call->works[i].charge = &charges[i];
-		call->hashes[i] = charges[i].subject.hash;
-		store_prefetch_subject(call->hashes[i]);
-		call_plan(&call->works[i], clock.now);
-	}
+		add_work(call, &charges[i], charges[i].tier->nlimits);
+}
+
+void
+call_begin_giving_back(Call *call, const Charge *charge, Clock clock)
+{
+	call->count = 0;
+	call->request = NULL;
+	call->clock = clock;
+	call->cost = 0;
+	add_work(call, charge, charge->tier->nwindows);
 }
 
 void
@@ -69,11 +88,9 @@ call_add_request(Call *call, Request *request)
 void
 call_find_windows(Work *work, TimestampTz now)
 {
-	const Tier *tier = work->charge->tier;
-
 	work->subject = subject_find(&work->charge->subject);
 	work->base = store->blocks;
-	for (int i = 0; i < tier->nwindows; i++)
+	for (int i = 0; i < work->nwindows; i++)
 	{
 		work->windows[i] = work->subject == NULL ? NULL
 			: subject_find_window(work->subject, &work->ids[i]);
@@ -87,10 +104,10 @@ bool
 call_is_complete(const Work *work)
 {
 	if (work->subject == NULL)
-		return work->charge->tier->nwindows == 0;
+		return work->nwindows == 0;
 	if (work->subject->filling)
 		return false;
-	for (int i = 0; i < work->charge->tier->nwindows; i++)
+	for (int i = 0; i < work->nwindows; i++)
 		if (work->windows[i] == NULL)
 			return false;
 	return true;
@@ -102,7 +119,7 @@ plan_is_over(const Work *work, TimestampTz now)
 {
 	const Tier *tier = work->charge->tier;
 
-	for (int i = 0; tier->has_calendar && i < tier->nwindows; i++)
+	for (int i = 0; tier->has_calendar && i < work->nwindows; i++)
 		if (tier->limits[i].kind == WINDOW_CALENDAR &&
 			now >= work->running[i].end)
 			return true;

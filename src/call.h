@@ -20,8 +20,8 @@ typedef struct Work
 	const Charge *charge;
 	Subject    *subject;		/* NULL: not in shared memory */
 	MemoryBlock *base;			/* that block numbers of the windows refer to */
-	uint32		blocks;			/* that counting the call may take */
-	WindowId	ids[MAX_WINDOWS];	/* of the tier's windows */
+	int			nwindows;		/* of the tier's, the first ones */
+	WindowId	ids[MAX_WINDOWS];	/* of these windows */
 	Span		running[MAX_WINDOWS];	/* of the calendar ones */
 	SubjectWindow *windows[MAX_WINDOWS];	/* NULL: not there */
 } Work;
@@ -40,6 +40,10 @@ typedef struct Call
 /* Prepare a call of this cost >= 0; no lock may be held. */
 extern void call_begin(Call *call, const Charge *charges, int count,
 					   Clock clock, int64 cost);
+
+/* The same for giving back what was charged, in whatever unit. */
+extern void call_begin_giving_back(Call *call, const Charge *charge,
+								   Clock clock);
 
 /* Have the call lock its request, too. */
 extern void call_add_request(Call *call, Request *request);

@@ -95,6 +95,16 @@ put_varint(uint8_t *data, uint16_t at, uint64_t value)
 	return at;
 }
 
+static inline uint16_t
+varint_length(uint64_t value)
+{
+	uint16_t	length = 1;
+
+	while (value >>= 7)
+		length++;
+	return length;
+}
+
 static inline uint64_t
 get_varint(const uint8_t *data, uint16_t *at)
 {
@@ -138,19 +148,25 @@ nothing_packed(const History *history)
 	return history->oldest == NO_BLOCK && history->recent_end == 0;
 }
 
-/* Write the record of the open slot, up to MAX_RECORD bytes; returns how many. */
-static uint16_t
-write_open_slot(const History *history, uint8_t *record)
+/* The first varint of the open slot's record. */
+static inline uint64_t
+open_head(const History *history)
 {
 	uint64_t	distance = 0;
-	bool		counted = history->open_amount != 1;
-	uint16_t	length;
 
 	if (!nothing_packed(history))
 		distance = (uint64_t) (history->open_last - history->packed_last);
-	length = put_varint(record, 0, distance << 1 | counted);
-	if (counted)
-		length = put_varint(record, length, (uint64_t) history->open_amount);
+	return distance << 1 | (history->open_amount != 1);
+}
+
+/* How long that record is: up to MAX_RECORD bytes. */
+static inline uint16_t
+open_length(const History *history)
+{
+	uint16_t	length = varint_length(open_head(history));
+
+	if (history->open_amount != 1)
+		length += varint_length((uint64_t) history->open_amount);
 	return length;
 }
 
@@ -178,12 +194,11 @@ recent_that_fit(const History *history)
 bool
 history_add_needs_block(const History *history)
 {
-	uint8_t		record[MAX_RECORD];
 	int			end;
 
 	if (history->open_amount == 0)
 		return false;
-	end = history->recent_end + write_open_slot(history, record);
+	end = history->recent_end + open_length(history);
 	return end > RECENT_SIZE && end - recent_that_fit(history) > RECENT_SIZE;
 }
 
@@ -258,15 +273,18 @@ move_recent(History *history, Purse *purse)
 static void
 pack_open_slot(History *history, Purse *purse)
 {
-	uint8_t		record[MAX_RECORD];
-	uint16_t	length = write_open_slot(history, record);
+	uint64_t	head = open_head(history);
+	uint16_t	length = open_length(history);
+	uint16_t	end;
 
 	if (nothing_packed(history))
 		history->recent_before = history->open_last;
 	while (history->recent_end + length > RECENT_SIZE)
 		move_recent(history, purse);
-	memcpy(history->recent + history->recent_end, record, length);
-	history->recent_end += length;
+	end = put_varint(history->recent, history->recent_end, head);
+	if (history->open_amount != 1)
+		end = put_varint(history->recent, end, (uint64_t) history->open_amount);
+	history->recent_end = (uint8_t) end;
 	history->packed_last = history->open_last;
 }
 

@@ -102,7 +102,7 @@ gather_blocks(Call *call, Purse *purse)
 static bool
 is_planned(const Work *work, const SubjectWindow *window)
 {
-	for (int i = 0; i < work->charge->tier->nwindows; i++)
+	for (int i = 0; i < work->nwindows; i++)
 		if (work->windows[i] == window)
 			return true;
 	return false;
@@ -141,7 +141,7 @@ count_call(Work *work, TimestampTz now, int64 cost, Purse *purse)
 {
 	const Tier *tier = work->charge->tier;
 
-	for (int i = 0; i < tier->nwindows; i++)
+	for (int i = 0; i < work->nwindows; i++)
 	{
 		window_require_exact(&work->windows[i]->window,
 							 tier->limits[i].exact_slots);
@@ -473,7 +473,7 @@ limiter_refund(const Charge *charge, Clock clock, int64 cost, int64 requests,
 
 	giving.wanted[UNIT_CREDITS] = cost;
 	giving.wanted[UNIT_REQUESTS] = requests;
-	call_begin(&call, charge, 1, clock, 0);
+	call_begin_giving_back(&call, charge, clock);
 	give_back(&call, row, &giving);
 	count_refund(charge->subject.hash);
 	return giving.given[UNIT_CREDITS];
@@ -504,7 +504,7 @@ limiter_reset(const Charge *charge, Clock clock, LogRow *row)
 
 	giving.wanted[UNIT_CREDITS] = PG_INT64_MAX;
 	giving.wanted[UNIT_REQUESTS] = PG_INT64_MAX;
-	call_begin(&call, charge, 1, clock, 0);
+	call_begin_giving_back(&call, charge, clock);
 	give_back(&call, row, &giving);
 	if (giving.given[UNIT_REQUESTS] == 0 && giving.given[UNIT_CREDITS] == 0)
 		forget_clock(&charge->subject);

@@ -79,7 +79,7 @@ span_of(const Work *work, TimestampTz now)
 		.single = tierlimit_window_slots
 	};
 
-	for (int i = 0; i < work->charge->tier->nwindows; i++)
+	for (int i = 0; i < work->nwindows; i++)
 	{
 		TimestampTz since = window_since(work, i, now);
 
@@ -162,7 +162,7 @@ rebuild_windows(Building *building, Work *work, TimestampTz now,
 		call_plan(work, now);
 	}
 	workshop_grow(&building->workshop);
-	for (int i = 0; i < work->charge->tier->nwindows; i++)
+	for (int i = 0; i < work->nwindows; i++)
 		build_window(building, work, i, &past, now);
 	if (past.sums != NULL)
 		pfree(past.sums);
@@ -212,7 +212,6 @@ static bool
 try_install(Work *work, const Building *building, Clock clock)
 {
 	const SubjectName *name = &work->charge->subject;
-	int			nwindows = work->charge->tier->nwindows;
 	Purse		purse = {.base = store->blocks};
 	uint32		needed = 0;
 	bool		fits;
@@ -220,12 +219,12 @@ try_install(Work *work, const Building *building, Clock clock)
 	store_lock(&name->hash, 1, LW_EXCLUSIVE);
 	call_find_windows(work, clock.now);
 	Assert(work->subject != NULL && work->subject->filling);
-	for (int i = 0; i < nwindows; i++)
+	for (int i = 0; i < work->nwindows; i++)
 		if (work->windows[i] == NULL)
 			needed += 1 + window_blocks(&building->windows[i].window,
 										building->workshop.purse.base);
 	fits = pool_fill(&store->pool, &purse, needed, partition_of(name->hash));
-	for (int i = 0; fits && i < nwindows; i++)
+	for (int i = 0; fits && i < work->nwindows; i++)
 		if (work->windows[i] == NULL)
 			window_copy(&subject_add_window(work->subject, &work->ids[i],
 											&purse)->window, &purse,
@@ -317,7 +316,7 @@ rebuild_for_backend(Call *call, TimestampTz until)
 		call->clock.now = Max(call->clock.now, building->clock);
 		work->subject = NULL;
 		work->base = building->workshop.purse.base;
-		for (int j = 0; j < work->charge->tier->nwindows; j++)
+		for (int j = 0; j < work->nwindows; j++)
 			work->windows[j] = &building->windows[j];
 	}
 	for (int i = 0; i < call->count; i++)

@@ -163,10 +163,11 @@ store_require(void)
 static int
 partitions_of(const uint64 *hashes, int count, uint32 *partitions)
 {
-	int			found = 0;
+	int			found = 1;
 
 	Assert(count >= 1 && count <= MAX_LOCKS);
-	for (int i = 0; i < count; i++)
+	partitions[0] = partition_of(hashes[0]);
+	for (int i = 1; i < count; i++)
 	{
 		uint32		partition = partition_of(hashes[i]);
 		int			at = found;

@@ -177,10 +177,11 @@ compare_limits(const void *a, const void *b)
 }
 
 /*
- * What a refund gives back is what is counted, be it requests or credits.  A
- * tier that limits only one of them still has to know the other: so it gets
- * one more window, like its longest limit, which needs no more than a rough
- * idea of when they were spent.
+ * What a refund gives back is what is counted, be it requests or credits.  Of a
+ * tier that limits only one of them it has to know the other as well: so there
+ * is one more window, like its longest limit, with no more than a rough idea of
+ * when they were spent.  Calls do not ask for it; whoever gives back does, and
+ * from then on it is counted until it has run empty.
  */
 static void
 add_rough_window(Tier *tier)

@@ -26,7 +26,7 @@ typedef enum Unit
 /* The limits of a tier are not more than this: work per call is bounded. */
 #define MAX_LIMITS 32
 
-/* ... and one window that only refunds look at. */
+/* ... and one window that only those who give back ask for. */
 #define MAX_WINDOWS (MAX_LIMITS + 1)
 
 typedef struct TierLimit

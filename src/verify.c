@@ -76,10 +76,10 @@ claim_and_copy(Copy *copy, const SubjectName *name, TimestampTz now)
 		copy->now = Max(now, subject->clock);
 		window = subject_window_at(subject->windows);
 	}
-	for (; window != NULL && copy->tier.nwindows < MAX_WINDOWS;
+	for (; window != NULL && copy->work.nwindows < MAX_WINDOWS;
 		 window = subject_window_at(window->next))
 	{
-		int			i = copy->tier.nwindows;
+		int			i = copy->work.nwindows;
 		Moment		moment = {copy->now, {0, 0}};
 
 		if (window->window.kind == WINDOW_CALENDAR)
@@ -94,7 +94,7 @@ claim_and_copy(Copy *copy, const SubjectName *name, TimestampTz now)
 		copy->work.ids[i] = subject_window_id(window);
 		copy->work.running[i] = moment.running;
 		copy->counted[i] = window_used(&window->window, store->blocks, moment);
-		copy->tier.nwindows++;
+		copy->work.nwindows++;
 	}
 	copy->tier.limits = copy->limits;
 	store_unlock(&name->hash, 1);
@@ -144,7 +144,7 @@ compare_claimed(ReturnSetInfo *result, Copy *copy)
 	log_wait_written(claim_log_position(&copy->charge.subject));
 	tier = past_tier(&copy->charge.subject);
 	rebuild_windows(&building, &copy->work, copy->now, DT_NOEND);
-	for (int i = 0; i < copy->tier.nwindows; i++)
+	for (int i = 0; i < copy->work.nwindows; i++)
 	{
 		Moment		moment = {copy->now, copy->work.running[i]};
 
