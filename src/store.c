@@ -38,7 +38,7 @@
 #include "store.h"
 #include "utils/timestamp.h"
 
-/* Blocks per bucket: a key that was called once has this many. */
+/* Blocks per bucket: about as many as a key that was called once has. */
 #define BLOCKS_PER_BUCKET 4
 
 /*

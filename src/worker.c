@@ -319,6 +319,19 @@ sleep_until(TimestampTz time)
 	}
 }
 
+/*
+ * When to look again; where there is nothing to write, not after it is time to
+ * leave.
+ */
+static TimestampTz
+next_round(TimestampTz now, TimestampTz active)
+{
+	TimestampTz next = now + tierlimit_flush_interval * INT64CONST(1000);
+
+	return anything_to_write() ? next
+		: Min(next, active + IDLE_TIME + USECS_PER_SEC / 1000);
+}
+
 /* After a failure: those who wait for us would wake us all the time. */
 static void
 pause_before_retry(void)
@@ -350,7 +363,7 @@ work(void)
 			queue = NULL;
 			return;
 		}
-		sleep_until(now + tierlimit_flush_interval * INT64CONST(1000));
+		sleep_until(next_round(now, active));
 	}
 }
 

@@ -69,6 +69,19 @@ is(sql("SELECT allowed FROM tierlimit.check('key', 'wide')", 'copy'), 't', 'copi
 is(differences('copy'), '', 'copied database: and logging');
 
 #
+# However seldom it has to write
+#
+
+make_database('quiet');
+sql("ALTER SYSTEM SET tierlimit.flush_interval = '1min'");
+sql('SELECT pg_reload_conf()');
+sql("SELECT allowed FROM tierlimit.check('key', 'wide')", 'quiet');
+sql('SELECT tierlimit.log_flush()', 'quiet');
+is(error_of('DROP DATABASE quiet'), '', 'after a flush: a database can be dropped');
+sql('ALTER SYSTEM RESET tierlimit.flush_interval');
+sql('SELECT pg_reload_conf()');
+
+#
 # DROP EXTENSION
 #
 
