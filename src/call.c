@@ -40,6 +40,16 @@ call_plan(Work *work, TimestampTz now)
 	}
 }
 
+/* A call that deals with nobody yet. */
+static void
+begin(Call *call, Clock clock, int64 cost)
+{
+	call->count = call->nlocks = 0;
+	call->request = NULL;
+	call->clock = clock;
+	call->cost = cost;
+}
+
 /* Have the call deal with a subject, in so many windows of its tier. */
 static void
 add_work(Call *call, const Charge *charge, int nwindows)
@@ -60,10 +70,7 @@ call_begin(Call *call, const Charge *charges, int count, Clock clock,
 {
 	Assert(count >= 1 && count <= MAX_CHARGES && cost >= 0);
 
-	call->count = 0;
-	call->request = NULL;
-	call->clock = clock;
-	call->cost = cost;
+	begin(call, clock, cost);
 	for (int i = 0; i < count; i++)
 		add_work(call, &charges[i], charges[i].tier->nlimits);
 }
@@ -71,10 +78,7 @@ call_begin(Call *call, const Charge *charges, int count, Clock clock,
 void
 call_begin_giving_back(Call *call, const Charge *charge, Clock clock)
 {
-	call->count = 0;
-	call->request = NULL;
-	call->clock = clock;
-	call->cost = 0;
+	begin(call, clock, 0);
 	add_work(call, charge, charge->tier->nwindows);
 }
 

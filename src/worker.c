@@ -302,8 +302,8 @@ anything_to_write(void)
 		writer_held() > 0;
 }
 
-/* Sleep until a time, or until somebody waits for us. */
-static void
+/* Sleep until a time; false if somebody waits for us before. */
+static bool
 sleep_until(TimestampTz time)
 {
 	TimestampTz start = GetCurrentTimestamp();
@@ -312,24 +312,29 @@ sleep_until(TimestampTz time)
 	{
 		TimestampTz now = GetCurrentTimestamp();
 
-		if (now >= time || now < start || ShutdownRequestPending ||
+		if (now >= time)
+			return true;
+		if (now < start || ShutdownRequestPending ||
 			pg_atomic_exchange_u32(&queue->flush_now, 0) != 0)
-			return;
+			return false;
 		sleep_for((time - now + 999) / 1000);
 	}
 }
 
 /*
- * When to look again; where there is nothing to write, not after it is time to
- * leave.
+ * Sleep until the next round is due, or somebody waits for us, or, while there
+ * is nothing to write, until it is time to leave.
  */
-static TimestampTz
-next_round(TimestampTz now, TimestampTz active)
+static void
+rest(TimestampTz now, TimestampTz active)
 {
-	TimestampTz next = now + tierlimit_flush_interval * INT64CONST(1000);
+	TimestampTz due = now + tierlimit_flush_interval * INT64CONST(1000);
+	TimestampTz leave = active + IDLE_TIME + USECS_PER_SEC / 1000;
 
-	return anything_to_write() ? next
-		: Min(next, active + IDLE_TIME + USECS_PER_SEC / 1000);
+	if (leave < due && !anything_to_write() &&
+		(!sleep_until(leave) || !anything_to_write()))
+		return;
+	(void) sleep_until(due);
 }
 
 /* After a failure: those who wait for us would wake us all the time. */
@@ -363,7 +368,7 @@ work(void)
 			queue = NULL;
 			return;
 		}
-		sleep_until(next_round(now, active));
+		rest(now, active);
 	}
 }
 
