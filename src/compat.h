@@ -42,6 +42,16 @@ extension_wait_event(uint32 *known, const char *name)
 	return *known;
 }
 
+/*
+ * How a signal handler, declared with SIGNAL_ARGS, calls another one: 19 added an
+ * argument.
+ */
+#if PG_VERSION_NUM >= 190000
+#define SIGNAL_ARGUMENTS postgres_signal_arg, pg_siginfo
+#else
+#define SIGNAL_ARGUMENTS postgres_signal_arg
+#endif
+
 /* 16 added an argument for details of an error that we don't report. */
 static inline int
 decode_datetime(char **field, int *ftype, int nf, struct pg_tm *tm)

@@ -28,13 +28,24 @@
 #include "storage/ipc.h"
 #include "utils/timestamp.h"
 
-/* How long writing may fail, or get stuck, before callers are told. */
+/*
+ * How long a call waits for the log writer without seeing progress; and how long
+ * that one may have been failing before those who wait are told.
+ */
+#define PATIENCE (10 * USECS_PER_SEC)
 #define FAILURE_PATIENCE (5 * USECS_PER_SEC)
-#define STUCK_PATIENCE (60 * USECS_PER_SEC)
+
+/* A wait for the log writer. */
+typedef struct LogWait
+{
+	LogQueue   *queue;
+	TimestampTz since;			/* when it began, or there was progress */
+	uint64		tail;			/* of the queue, then */
+} LogWait;
 
 static LogQueue *my_queue = NULL;	/* the one of the last call; see log_open */
 
-/* Raise an ERROR if the worker has been failing for long. */
+/* Raise an ERROR if the writer has been failing for long. */
 static void
 report_failure(LogQueue *queue)
 {
@@ -50,35 +61,84 @@ report_failure(LogQueue *queue)
 				 errhint("Calls are counted again when the cause is removed.")));
 }
 
+static void
+report_stuck(LogQueue *queue)
+{
+	if (!queue_has_writer(queue))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not write to the request log"),
+				 errdetail("No log writer has been started for this database."),
+				 errhint("Increase \"max_worker_processes\" and restart the server.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("could not write to the request log"),
+			 errdetail("The log writer of this database has not written anything for %d seconds.",
+					   (int) (PATIENCE / USECS_PER_SEC)),
+			 errhint("See what it waits for in pg_stat_activity.")));
+}
+
+static LogWait
+begin_wait(LogQueue *queue)
+{
+	LogWait		wait = {queue, GetCurrentTimestamp(), ring_tail(&queue->ring)};
+
+	return wait;
+}
+
 /*
- * Sleep until the worker makes progress, or for a while.  Sees to it that
- * there is a worker.
+ * Sleep until the writer makes progress, or for a while.  Raises an ERROR if
+ * there has not been any for long.
  */
 static void
-wait_for_progress(LogQueue *queue)
+wait_for_progress(LogWait *wait)
 {
 	static uint32 wait_event = 0;
+	uint64		tail;
 
-	ConditionVariableTimedSleep(&queue->progress, 100,
+	ConditionVariableTimedSleep(&wait->queue->progress, 100,
 								extension_wait_event(&wait_event, "TierlimitLogWrite"));
 	CHECK_FOR_INTERRUPTS();
-	report_failure(queue);
-	queue_serve();
+	report_failure(wait->queue);
+	tail = ring_tail(&wait->queue->ring);
+	if (tail != wait->tail)
+		*wait = begin_wait(wait->queue);
+	else if (has_passed(wait->since, GetCurrentTimestamp(), PATIENCE))
+		report_stuck(wait->queue);
+}
+
+/*
+ * Wait until this database has an open queue: others may have them all, or its
+ * writer may be about to leave.
+ */
+static LogQueue *
+wait_for_queue(void)
+{
+	TimestampTz since = GetCurrentTimestamp();
+	LogQueue   *queue;
+
+	while ((queue = queue_take()) == NULL || !queue_is_open(queue))
+	{
+		queue_wait_until_free(100);
+		CHECK_FOR_INTERRUPTS();
+		if (queue != NULL)
+			report_failure(queue);
+		if (has_passed(since, GetCurrentTimestamp(), PATIENCE))
+			ereport(ERROR,
+					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					 errmsg("could not write to the request log"),
+					 errdetail("This database waits for one of the %d queues of \"tierlimit.log_buffer\".",
+							   NUM_QUEUES),
+					 errhint("Fewer databases can log calls at a time.")));
+	}
+	return queue;
 }
 
 LogQueue *
 log_open(void)
 {
 	if (unlikely(my_queue == NULL || !queue_is_open(my_queue)))
-	{
-		my_queue = queue_serve();
-		while (!queue_is_open(my_queue))
-		{
-			wait_for_progress(my_queue);
-			my_queue = queue_serve();
-		}
-		ConditionVariableCancelSleep();
-	}
+		my_queue = wait_for_queue();
 	if (tierlimit_durability == DURABILITY_SYNC)
 		report_failure(my_queue);
 	return my_queue;
@@ -103,27 +163,15 @@ log_append(const RingPlace *place, const LogRow *row)
 void
 log_wait_for_room(LogQueue *queue, const LogRow *row)
 {
-	TimestampTz since = GetCurrentTimestamp();
-	uint64		tail = ring_tail(&queue->ring);
+	LogWait		wait = begin_wait(queue);
 
 	/* Not each released row is worth a fight. */
 	uint64		enough = Max(queue->ring.size / 8, 3 * logrow_size(row));
 
 	while (queue_is_open(queue) && queue_free_bytes(queue) < enough)
 	{
-		queue_wake_worker(queue);
-		wait_for_progress(queue);
-		if (ring_tail(&queue->ring) != tail)
-		{
-			tail = ring_tail(&queue->ring);
-			since = GetCurrentTimestamp();
-		}
-		if (has_passed(since, GetCurrentTimestamp(), STUCK_PATIENCE))
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("could not write to the request log"),
-					 errdetail("The log writer of this database has not written anything for a minute, and \"tierlimit.log_buffer\" is full."),
-					 errhint("See what it waits for in pg_stat_activity.")));
+		queue_wake_writer(queue);
+		wait_for_progress(&wait);
 	}
 	ConditionVariableCancelSleep();
 }
@@ -133,7 +181,7 @@ log_nudge(LogQueue *queue)
 {
 	if (queue_free_bytes(queue) < queue->ring.size / 2 &&
 		pg_atomic_read_u32(&queue->flush_now) == 0)
-		queue_wake_worker(queue);
+		queue_wake_writer(queue);
 }
 
 bool
@@ -157,14 +205,15 @@ stop_waiting(int code, Datum arg)
 static void
 wait_for_position(LogQueue *queue, const uint64 position)
 {
+	LogWait		wait = begin_wait(queue);
+
 	pg_atomic_fetch_add_u32(&queue->waiting, 1);
 	PG_ENSURE_ERROR_CLEANUP(stop_waiting, PointerGetDatum(queue));
 	{
 		while (!log_is_written(MyDatabaseId, position))
 		{
-			queue_serve();
-			queue_wake_worker(queue);
-			wait_for_progress(queue);
+			queue_wake_writer(queue);
+			wait_for_progress(&wait);
 		}
 		ConditionVariableCancelSleep();
 	}
@@ -192,17 +241,18 @@ void
 log_flush(void)
 {
 	LogQueue   *queue = queue_of(MyDatabaseId);
+	LogWait		wait;
 	uint64		wanted;
 
 	if (queue == NULL)
 		return;
+	wait = begin_wait(queue);
 	wanted = pg_atomic_add_fetch_u64(&queue->flushes_wanted, 1);
 	while (pg_atomic_read_u64(&queue->flushes_done) < wanted &&
 		   queue_of(MyDatabaseId) == queue)
 	{
-		queue_serve();
-		queue_wake_worker(queue);
-		wait_for_progress(queue);
+		queue_wake_writer(queue);
+		wait_for_progress(&wait);
 	}
 	ConditionVariableCancelSleep();
 }

@@ -105,6 +105,12 @@ logrow_unpack(const char *from, LogRow *row)
 	}
 }
 
+int64
+logrow_decisions(const LogRow *row)
+{
+	return row->error_code != 0 ? row->requests : 1;
+}
+
 LogText
 logrow_text(const text *value)
 {

@@ -52,6 +52,9 @@ extern uint32 logrow_size(const LogRow *row);
 extern void logrow_pack(const LogRow *row, char *to);
 extern void logrow_unpack(const char *from, LogRow *row);
 
+/* How many decisions it stands for, in the queue: some were held back together. */
+extern int64 logrow_decisions(const LogRow *row);
+
 /* For texts of SQL; NULL: no text. */
 extern LogText logrow_text(const text *value);
 extern LogText logrow_endpoint(const text *value);

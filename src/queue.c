@@ -5,19 +5,23 @@
  *
  * What bounds it: tierlimit.log_buffer is divided, at server start, into
  * NUM_QUEUES queues, each half as large as the one before.  A database takes
- * the largest free one at its first call, and gives it back when its worker
- * leaves for lack of work.
+ * the largest free one at its first call, and has it until its writer leaves
+ * for lack of work, or because other databases wait for their turn.
  *
- * States: FREE -> STARTING -> SERVED -> FREE, if the worker leaves by itself;
- * SERVED -> CLOSED -> FREE, if it was told to leave; and where it could not
- * write all, or died, CLOSED -> STARTING at the next call or -> SERVED, when
- * the postmaster starts it anew.  A queue is open, that is takes rows, while
- * STARTING or SERVED.  To close it, the worker sets open_for to 0 and then
- * takes and releases each partition's lock: those who saw it open have a
- * place by then, and what is reserved will be there in a moment.  A worker
- * that was told to leave may have been told so by a server that stops.  So no
- * worker is started for a moment: no call is admitted whose row would not be
- * written any more.
+ * States: FREE -> OPEN, when a database takes it, -> CLOSED, when its writer is
+ * about to leave, -> FREE, if all is written, or OPEN again.  An open queue takes
+ * rows whether or not a writer is there.  The launcher (launcher.c) starts one
+ * for each open queue, as soon as the server has a place for another worker.
+ *
+ * To close a queue, the writer sets open_for to 0 and then takes and releases
+ * each partition's lock: those who saw it open have a place by then, and what
+ * is reserved will be there in a moment.
+ *
+ * A writer that was told to leave may have been told so by a server that stops:
+ * it leaves its queue closed, so that no call is admitted whose row is not in the
+ * log by then.  Where the server goes on, the launcher sees to the queue after
+ * CLOSED_PAUSE.  Rows that are there when the server has stopped, in a queue
+ * that had no writer or could not be written, are kept in a file (spill.c).
  *
  * Locks: the mutex protects the states; no other lock is taken under it.
  *
@@ -26,8 +30,8 @@
 #include "postgres.h"
 
 #include "clock.h"
+#include "logrow.h"
 #include "miscadmin.h"
-#include "postmaster/bgworker.h"
 #include "queue.h"
 #include "settings.h"
 #include "storage/shmem.h"
@@ -35,31 +39,49 @@
 #include "store.h"
 #include "utils/timestamp.h"
 
-#define NUM_QUEUES 8
+/* See above. */
+#define CLOSED_PAUSE (USECS_PER_SEC / 2)
 
-/* A worker that was asked for and hasn't come since then never will. */
-#define START_PATIENCE (10 * USECS_PER_SEC)
+/* A writer is at work for so long before others get its place. */
+#define SHORTEST_TURN (USECS_PER_SEC / 10)
 
-/* No worker is started so soon after one was told to leave: see above. */
-#define CLOSED_PAUSE USECS_PER_SEC
+/* A database that waits for a queue, and when it last said so. */
+typedef struct Turn
+{
+	Oid			database;
+	TimestampTz asked_at;
+} Turn;
 
-/* A worker that ended without having written all is started anew. */
-#define RESTART_SECONDS 5
+#define MAX_TURNS 64
+
+/* Who has not asked again for so long waits no more. */
+#define TURN_PATIENCE USECS_PER_SEC
 
 /* All queues. */
 typedef struct Queues
 {
 	slock_t		mutex;
-	TimestampTz closed_at;		/* when a worker was last told to leave */
+	Latch	   *launcher;		/* NULL: it is not there */
+	int			nturns;
+	Turn		turns[MAX_TURNS];	/* first come, first served */
+	ConditionVariable freed;	/* a queue has become free, or open again */
 	LogQueue	queues[NUM_QUEUES];
 } Queues;
 
 static Queues *all = NULL;
+static uint64 buffer_size = 0;
 
 Size
-queue_shmem_size(void)
+queue_shmem_size(uint64 at_least)
 {
-	return MAXALIGN(sizeof(Queues)) + (Size) tierlimit_log_buffer * 1024;
+	buffer_size = Max(at_least, (uint64) tierlimit_log_buffer * 1024);
+	return MAXALIGN(sizeof(Queues)) + buffer_size;
+}
+
+uint64
+queue_buffer_size(void)
+{
+	return buffer_size;
 }
 
 static void
@@ -69,6 +91,7 @@ init_queue(LogQueue *queue, char *bytes, Size size)
 	ring_init(&queue->ring, bytes, size);
 	pg_atomic_init_u32(&queue->open_for, InvalidOid);
 	pg_atomic_init_u32(&queue->flush_now, 0);
+	pg_atomic_init_u32(&queue->leave_now, 0);
 	pg_atomic_init_u32(&queue->waiting, 0);
 	pg_atomic_init_u64(&queue->flushes_wanted, 0);
 	pg_atomic_init_u64(&queue->flushes_done, 0);
@@ -83,23 +106,31 @@ queue_shmem_init(void)
 {
 	bool		found;
 	char	   *at;
-	Size		left = (Size) tierlimit_log_buffer * 1024;
+	Size		size = MAXALIGN(sizeof(Queues)) + buffer_size;
+	Size		left = buffer_size;
 
-	all = ShmemInitStruct("tierlimit log", queue_shmem_size(), &found);
+	all = ShmemInitStruct("tierlimit log", size, &found);
 	if (found)
 		return;
 
 	memset(all, 0, sizeof(Queues));
 	SpinLockInit(&all->mutex);
+	ConditionVariableInit(&all->freed);
 	at = (char *) all + MAXALIGN(sizeof(Queues));
 	for (int i = 0; i < NUM_QUEUES; i++)
 	{
-		Size		size = i + 1 < NUM_QUEUES ? MAXALIGN_DOWN(left / 2) : left;
+		Size		own = i + 1 < NUM_QUEUES ? MAXALIGN_DOWN(left / 2) : left;
 
-		init_queue(&all->queues[i], at, size);
-		at += size;
-		left -= size;
+		init_queue(&all->queues[i], at, own);
+		at += own;
+		left -= own;
 	}
+}
+
+LogQueue *
+queue_at(int number)
+{
+	return &all->queues[number];
 }
 
 /* The mutex is held. */
@@ -109,8 +140,13 @@ set_state(LogQueue *queue, QueueState state, TimestampTz now)
 	queue->state = state;
 	queue->state_since = now;
 	pg_atomic_write_u32(&queue->open_for,
-						state == QUEUE_STARTING || state == QUEUE_SERVED
-						? queue->database : InvalidOid);
+						state == QUEUE_OPEN ? queue->database : InvalidOid);
+}
+
+static bool
+is_empty(LogQueue *queue)
+{
+	return ring_head(&queue->ring) == ring_tail(&queue->ring);
 }
 
 /* The queue of a database; NULL if it has none.  The mutex is held. */
@@ -135,11 +171,48 @@ queue_of(Oid database)
 	return queue;
 }
 
+/* Forget who has given up waiting.  The mutex is held. */
+static void
+drop_stale_turns(TimestampTz now)
+{
+	int			kept = 0;
+
+	for (int i = 0; i < all->nturns; i++)
+		if (!has_passed(all->turns[i].asked_at, now, TURN_PATIENCE))
+			all->turns[kept++] = all->turns[i];
+	all->nturns = kept;
+}
+
+/* Stay in the line of those who wait, or get into it.  The mutex is held. */
+static void
+wait_in_line(Oid database, TimestampTz now)
+{
+	int			i = 0;
+
+	while (i < all->nturns && all->turns[i].database != database)
+		i++;
+	if (i == MAX_TURNS)
+		return;
+	all->turns[i].database = database;
+	all->turns[i].asked_at = now;
+	all->nturns = Max(all->nturns, i + 1);
+}
+
+/* Leave the line, of which one was the first, if anybody waited. */
+static void
+leave_line(void)
+{
+	if (all->nturns == 0)
+		return;
+	all->nturns--;
+	memmove(all->turns, all->turns + 1, all->nturns * sizeof(Turn));
+}
+
 /*
- * Give the largest free queue to a database; NULL if there is none.  What its
- * subjects remember of positions came from another queue, perhaps: all that
- * was written, so positions go on from the highest of them.  The mutex is
- * held.
+ * Give the largest free queue to a database whose turn it is; NULL if there is
+ * none.  What its subjects remember of positions came from another queue,
+ * perhaps: all that was written, so positions go on from the highest of them.
+ * The mutex is held.
  */
 static LogQueue *
 take_queue(Oid database, TimestampTz now)
@@ -155,111 +228,80 @@ take_queue(Oid database, TimestampTz now)
 			queue = one;
 		highest = Max(highest, ring_head(&one->ring));
 	}
-	if (queue == NULL)
+	drop_stale_turns(now);
+	if (queue == NULL ||
+		(all->nturns > 0 && all->turns[0].database != database))
+	{
+		wait_in_line(database, now);
 		return NULL;
+	}
+	leave_line();
 	queue->database = database;
-	queue->worker = NULL;
 	queue->failure.since = 0;
+	pg_atomic_write_u32(&queue->leave_now, 0);
 	pg_atomic_write_u64(&queue->written_until, (uint64) now);
 	ring_set_position(&queue->ring, highest);
-	set_state(queue, QUEUE_CLOSED, now);
+	set_state(queue, QUEUE_OPEN, now);
 	return queue;
 }
 
-/* Whether a worker has to be started for it.  The mutex is held. */
-static bool
-needs_worker(const LogQueue *queue, TimestampTz now)
-{
-	return (queue->state == QUEUE_CLOSED && queue->worker == NULL &&
-			has_passed(all->closed_at, now, CLOSED_PAUSE)) ||
-		(queue->state == QUEUE_STARTING &&
-		 has_passed(queue->state_since, now, START_PATIENCE));
-}
-
-/* Close a queue, and return when nobody takes a place any more. */
 static void
-stop_appends(LogQueue *queue)
+wake_launcher(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	Latch	   *launcher;
 
 	SpinLockAcquire(&all->mutex);
-	set_state(queue, QUEUE_CLOSED, now);
+	launcher = all->launcher;
 	SpinLockRelease(&all->mutex);
-	store_pass_locks();
-}
 
-/* Leave a closed queue without a worker: free, if there is nothing in it. */
-static void
-give_up(LogQueue *queue)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	SpinLockAcquire(&all->mutex);
-	queue->worker = NULL;
-	set_state(queue, ring_head(&queue->ring) == ring_tail(&queue->ring)
-			  ? QUEUE_FREE : QUEUE_CLOSED, now);
-	SpinLockRelease(&all->mutex);
-	ConditionVariableBroadcast(&queue->progress);
-}
-
-static void
-start_worker(LogQueue *queue)
-{
-	BackgroundWorker worker = {0};
-
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = RESTART_SECONDS;
-	worker.bgw_main_arg = Int32GetDatum(queue - all->queues);
-	memcpy(worker.bgw_extra, &MyDatabaseId, sizeof(Oid));
-	snprintf(worker.bgw_library_name, sizeof(worker.bgw_library_name), "tierlimit");
-	snprintf(worker.bgw_function_name, sizeof(worker.bgw_function_name), "tierlimit_worker_main");
-	snprintf(worker.bgw_name, BGW_MAXLEN, "tierlimit log writer");
-	snprintf(worker.bgw_type, BGW_MAXLEN, "tierlimit log writer");
-	if (RegisterDynamicBackgroundWorker(&worker, NULL))
-		return;
-
-	stop_appends(queue);
-	give_up(queue);
-	ereport(ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-			 errmsg("could not start the worker that writes the request log"),
-			 errhint("Increase \"max_worker_processes\" and restart the server.")));
+	/* If it has just ended, its latch is somebody else's: that does no harm. */
+	if (launcher != NULL)
+		SetLatch(launcher);
 }
 
 LogQueue *
-queue_serve(void)
+queue_take(void)
 {
 	LogQueue   *queue;
-	bool		start = false;
+	bool		had;
 	TimestampTz now = GetCurrentTimestamp();
 
 	SpinLockAcquire(&all->mutex);
 	queue = find_queue(MyDatabaseId);
-	if (queue == NULL)
+	had = queue != NULL;
+	if (!had)
 		queue = take_queue(MyDatabaseId, now);
-	if (queue != NULL && needs_worker(queue, now))
-	{
-		start = true;
-		set_state(queue, QUEUE_STARTING, now);
-	}
 	SpinLockRelease(&all->mutex);
-
-	if (queue == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("too many databases log calls at a time"),
-				 errdetail("At most %d can.", NUM_QUEUES),
-				 errhint("Try again when one of them has been idle for some seconds.")));
-	if (start)
-		start_worker(queue);
+	if (!had)
+		wake_launcher();
 	return queue;
+}
+
+void
+queue_wait_until_free(long ms)
+{
+	static uint32 wait_event = 0;
+
+	ConditionVariableTimedSleep(&all->freed, ms,
+								extension_wait_event(&wait_event, "TierlimitLogQueue"));
+	ConditionVariableCancelSleep();
 }
 
 bool
 queue_is_open(LogQueue *queue)
 {
 	return pg_atomic_read_u32(&queue->open_for) == MyDatabaseId;
+}
+
+bool
+queue_has_writer(LogQueue *queue)
+{
+	bool		has;
+
+	SpinLockAcquire(&all->mutex);
+	has = queue->writer != NULL;
+	SpinLockRelease(&all->mutex);
+	return has;
 }
 
 LogFailure
@@ -274,18 +316,18 @@ queue_failure(LogQueue *queue)
 }
 
 void
-queue_wake_worker(LogQueue *queue)
+queue_wake_writer(LogQueue *queue)
 {
-	Latch	   *worker;
+	Latch	   *writer;
 
 	pg_atomic_write_u32(&queue->flush_now, 1);
 	SpinLockAcquire(&all->mutex);
-	worker = queue->worker;
+	writer = queue->writer;
 	SpinLockRelease(&all->mutex);
 
 	/* If it has just left, its latch is somebody else's: that does no harm. */
-	if (worker != NULL)
-		SetLatch(worker);
+	if (writer != NULL)
+		SetLatch(writer);
 }
 
 uint64
@@ -304,53 +346,67 @@ queue_attach(int number, Oid database)
 	bool		ours;
 
 	SpinLockAcquire(&all->mutex);
-	ours = queue->database == database && queue->worker == NULL &&
-		(queue->state == QUEUE_STARTING || queue->state == QUEUE_CLOSED);
+	ours = queue->state != QUEUE_FREE && queue->database == database &&
+		queue->writer == NULL;
 	if (ours)
 	{
-		queue->worker = MyLatch;
+		queue->writer = MyLatch;
+		queue->served_since = now;
 		queue->failure.since = 0;
-		set_state(queue, QUEUE_SERVED, now);
+		pg_atomic_write_u32(&queue->leave_now, 0);
+		set_state(queue, QUEUE_OPEN, now);
 	}
 	SpinLockRelease(&all->mutex);
-	return ours ? queue : NULL;
+	if (!ours)
+		return NULL;
+	ConditionVariableBroadcast(&all->freed);
+	return queue;
+}
+
+void
+queue_detach(LogQueue *queue)
+{
+	SpinLockAcquire(&all->mutex);
+	queue->writer = NULL;
+	SpinLockRelease(&all->mutex);
+	ConditionVariableBroadcast(&queue->progress);
+	wake_launcher();
 }
 
 void
 queue_close(LogQueue *queue)
 {
+	TimestampTz now = GetCurrentTimestamp();
+
 	SpinLockAcquire(&all->mutex);
-	all->closed_at = GetCurrentTimestamp();
+	set_state(queue, QUEUE_CLOSED, now);
 	SpinLockRelease(&all->mutex);
-	stop_appends(queue);
+	store_pass_locks();
 }
 
-bool
-queue_detach(LogQueue *queue)
-{
-	stop_appends(queue);
-	give_up(queue);
-	return queue->state == QUEUE_FREE;
-}
-
-bool
-queue_leave(LogQueue *queue)
+void
+queue_reopen(LogQueue *queue)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	bool		empty;
 
-	stop_appends(queue);
-	empty = ring_head(&queue->ring) == ring_tail(&queue->ring);
-	if (empty)
-		give_up(queue);
-	else
-	{
-		SpinLockAcquire(&all->mutex);
-		set_state(queue, QUEUE_SERVED, now);
-		SpinLockRelease(&all->mutex);
-		ConditionVariableBroadcast(&queue->progress);
-	}
-	return empty;
+	SpinLockAcquire(&all->mutex);
+	set_state(queue, QUEUE_OPEN, now);
+	SpinLockRelease(&all->mutex);
+	ConditionVariableBroadcast(&all->freed);
+}
+
+void
+queue_give_up(LogQueue *queue)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	Assert(is_empty(queue));
+	SpinLockAcquire(&all->mutex);
+	queue->writer = NULL;
+	set_state(queue, QUEUE_FREE, now);
+	SpinLockRelease(&all->mutex);
+	ConditionVariableBroadcast(&queue->progress);
+	ConditionVariableBroadcast(&all->freed);
 }
 
 void
@@ -368,20 +424,31 @@ queue_advance(LogQueue *queue, uint64 position, int64 decisions, int64 rows,
 }
 
 void
-queue_failed(LogQueue *queue, const ErrorData *error)
+queue_failed(LogQueue *queue, const LogFailure *failure)
 {
-	LogFailure	failure;
-
-	failure.since = GetCurrentTimestamp();
-	failure.sqlerrcode = error->sqlerrcode;
-	strlcpy(failure.message, error->message ? error->message : "",
-			sizeof(failure.message));
 	SpinLockAcquire(&all->mutex);
-	if (queue->failure.since != 0)
-		failure.since = queue->failure.since;
-	queue->failure = failure;
+	if (queue->failure.since == 0)
+		queue->failure.since = failure->since;
+	queue->failure.sqlerrcode = failure->sqlerrcode;
+	memcpy(queue->failure.message, failure->message, MAX_FAILURE_MESSAGE);
 	SpinLockRelease(&all->mutex);
 	ConditionVariableBroadcast(&queue->progress);
+}
+
+int64
+queue_count(LogQueue *queue, uint64 *position)
+{
+	const char *packed;
+	int64		decisions = 0;
+
+	while ((packed = ring_read(&queue->ring, position)) != NULL)
+	{
+		LogRow		row;
+
+		logrow_unpack(packed, &row);
+		decisions += logrow_decisions(&row);
+	}
+	return decisions;
 }
 
 /* Nobody is connected to the database, hence nobody appends. */
@@ -390,16 +457,138 @@ queue_forget(Oid database)
 {
 	LogQueue   *queue = queue_of(database);
 	uint64		position;
-	int64		decisions = 0;
+	int64		decisions;
 
 	if (queue == NULL)
 		return;
 
 	position = ring_tail(&queue->ring);
-	while (ring_read(&queue->ring, &position) != NULL)
-		decisions++;
+	decisions = queue_count(queue, &position);
 	queue_advance(queue, position, decisions, 0, GetCurrentTimestamp());
-	give_up(queue);
+	queue_give_up(queue);
+}
+
+void
+queue_set_launcher(Latch *launcher)
+{
+	SpinLockAcquire(&all->mutex);
+	all->launcher = launcher;
+	SpinLockRelease(&all->mutex);
+}
+
+/*
+ * Whether nobody serves a queue, and not just because its writer has left a
+ * moment ago.  The mutex is held.
+ */
+static bool
+is_deserted(const LogQueue *queue, TimestampTz now)
+{
+	return queue->writer == NULL &&
+		(queue->state == QUEUE_OPEN ||
+		 (queue->state == QUEUE_CLOSED &&
+		  has_passed(queue->state_since, now, CLOSED_PAUSE)));
+}
+
+static int
+compare_waiting(const void *a, const void *b)
+{
+	TimestampTz x = ((const WaitingQueue *) a)->since;
+	TimestampTz y = ((const WaitingQueue *) b)->since;
+
+	return x < y ? -1 : x > y;
+}
+
+int
+queue_list_waiting(WaitingQueue waiting[NUM_QUEUES])
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			count = 0;
+
+	for (int i = 0; i < NUM_QUEUES; i++)
+	{
+		LogQueue   *queue = &all->queues[i];
+		bool		deserted;
+		bool		needed;
+
+		SpinLockAcquire(&all->mutex);
+		deserted = is_deserted(queue, now);
+		needed = deserted && (queue->state == QUEUE_OPEN || !is_empty(queue));
+		waiting[count].number = i;
+		waiting[count].database = queue->database;
+		waiting[count].since = queue->state_since;
+		SpinLockRelease(&all->mutex);
+		if (needed)
+			count++;
+		else if (deserted)
+			queue_give_up(queue);
+	}
+	qsort(waiting, count, sizeof(WaitingQueue), compare_waiting);
+	return count;
+}
+
+bool
+queue_any_closed(void)
+{
+	bool		any = false;
+
+	SpinLockAcquire(&all->mutex);
+	for (int i = 0; i < NUM_QUEUES; i++)
+		any |= all->queues[i].state == QUEUE_CLOSED;
+	SpinLockRelease(&all->mutex);
+	return any;
+}
+
+bool
+queue_anybody_waits(void)
+{
+	bool		waits;
+	TimestampTz now = GetCurrentTimestamp();
+
+	SpinLockAcquire(&all->mutex);
+	drop_stale_turns(now);
+	waits = all->nturns > 0;
+	SpinLockRelease(&all->mutex);
+	return waits;
+}
+
+bool
+queue_ask_to_leave(void)
+{
+	LogQueue   *oldest = NULL;
+	bool		any = false;
+	TimestampTz now = GetCurrentTimestamp();
+
+	SpinLockAcquire(&all->mutex);
+	for (int i = 0; i < NUM_QUEUES; i++)
+	{
+		LogQueue   *queue = &all->queues[i];
+
+		any |= queue->writer != NULL;
+		if (queue->writer != NULL &&
+			has_passed(queue->served_since, now, SHORTEST_TURN) &&
+			(oldest == NULL || queue->served_since < oldest->served_since))
+			oldest = queue;
+	}
+	SpinLockRelease(&all->mutex);
+	if (oldest != NULL)
+	{
+		pg_atomic_write_u32(&oldest->leave_now, 1);
+		queue_wake_writer(oldest);
+	}
+	return any;
+}
+
+void
+queue_restore(int number, Oid database, uint64 tail, uint64 head,
+			  const char *bytes)
+{
+	LogQueue   *queue = &all->queues[number];
+	TimestampTz now = GetCurrentTimestamp();
+
+	queue->database = database;
+	pg_atomic_write_u64(&queue->written_until, (uint64) now);
+	ring_restore(&queue->ring, tail, head, bytes);
+	set_state(queue, QUEUE_OPEN, now);
 }
 
 QueueTotals

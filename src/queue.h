@@ -17,9 +17,8 @@
 typedef enum QueueState
 {
 	QUEUE_FREE,					/* nobody's */
-	QUEUE_STARTING,				/* its worker was asked for */
-	QUEUE_SERVED,				/* its worker is there */
-	QUEUE_CLOSED				/* its worker is leaving or has left */
+	QUEUE_OPEN,					/* takes a database's rows; see queue.c */
+	QUEUE_CLOSED				/* takes none: its writer is leaving or has left */
 } QueueState;
 
 #define MAX_FAILURE_MESSAGE 256
@@ -39,11 +38,13 @@ typedef struct LogQueue
 	QueueState	state;
 	TimestampTz state_since;
 	Oid			database;		/* valid unless FREE */
-	Latch	   *worker;			/* NULL: there is none */
+	Latch	   *writer;			/* NULL: there is none */
+	TimestampTz served_since;	/* by that one */
 	LogFailure	failure;
 
 	pg_atomic_uint32 open_for;	/* the database that may append, or 0 */
 	pg_atomic_uint32 flush_now; /* somebody waits */
+	pg_atomic_uint32 leave_now; /* another database waits for its turn */
 	pg_atomic_uint32 waiting;	/* sessions that wait for the disk */
 	pg_atomic_uint64 flushes_wanted;	/* by log_flush(), so far */
 	pg_atomic_uint64 flushes_done;
@@ -54,10 +55,20 @@ typedef struct LogQueue
 	ConditionVariable progress; /* tail or state have changed */
 } LogQueue;
 
-extern Size queue_shmem_size(void);
+/* So many databases can log calls at a time. */
+#define NUM_QUEUES 8
 
-/* Lay out or attach to shared memory, of that size. */
+/*
+ * queue_shmem_size() decides how large the buffer is: as tierlimit.log_buffer
+ * says, and so many bytes at least; queue_shmem_init() lays it out in shared
+ * memory or attaches to it.
+ */
+extern Size queue_shmem_size(uint64 at_least);
 extern void queue_shmem_init(void);
+extern uint64 queue_buffer_size(void);
+
+/* Queue number 0 <= i < NUM_QUEUES. */
+extern LogQueue *queue_at(int number);
 
 /* The queue of a database; NULL if it has none. */
 extern LogQueue *queue_of(Oid database);
@@ -65,22 +76,34 @@ extern LogQueue *queue_of(Oid database);
 /*
  * For sessions; no lock may be held.
  *
- * See to it that this database has a queue and that a worker serves it, or
- * was asked to; raises an ERROR if that can't be done.  The queue may be CLOSED
- * yet.
+ * The queue of this database, which has one from now on; NULL if others have
+ * them all: then it is this database's turn some time later.
  */
-extern LogQueue *queue_serve(void);
+extern LogQueue *queue_take(void);
+
+/*
+ * Sleep until a queue has become free, or open again, or for so many
+ * milliseconds.
+ */
+extern void queue_wait_until_free(long ms);
 
 /* Whether this database may append to a queue. */
 extern bool queue_is_open(LogQueue *queue);
 
+extern bool queue_has_writer(LogQueue *queue);
 extern uint64 queue_free_bytes(LogQueue *queue);
+
+/*
+ * How many decisions wait from *position on, which is moved behind them; for
+ * who is alone with the queue.
+ */
+extern int64 queue_count(LogQueue *queue, uint64 *position);
 
 /* Why it can't be written; since is 0 if it can. */
 extern LogFailure queue_failure(LogQueue *queue);
 
-/* Have the worker write now. */
-extern void queue_wake_worker(LogQueue *queue);
+/* Have the writer write now, if there is one. */
+extern void queue_wake_writer(LogQueue *queue);
 
 /* Figures of all queues. */
 typedef struct QueueTotals
@@ -95,29 +118,66 @@ extern QueueTotals queue_totals(void);
 extern void queue_reset_stats(void);
 
 /*
- * For the worker of a queue, identified by its number.
+ * For the writer of a queue, identified by its number.
  *
- * queue_attach() returns NULL if the queue does not wait for this worker.
- * queue_detach() is for a worker that ends; false if it leaves anything.
+ * queue_attach() returns NULL if the queue does not wait for this writer;
+ * queue_detach() is for one that ends, having written all or not.
  */
 extern LogQueue *queue_attach(int number, Oid database);
-extern bool queue_detach(LogQueue *queue);
+extern void queue_detach(LogQueue *queue);
 
 /*
- * Told to leave: let nobody append any more; what they have appended is there
- * on return.
+ * Let nobody append any more; what they have appended is there on return.  Then
+ * either let them again, or give the queue up, which has to be empty.
  */
 extern void queue_close(LogQueue *queue);
-
-/* Give an empty queue up; false if it is not empty, then it goes on. */
-extern bool queue_leave(LogQueue *queue);
+extern void queue_reopen(LogQueue *queue);
+extern void queue_give_up(LogQueue *queue);
 
 /* Everything up to a position is written, decided before a time. */
 extern void queue_advance(LogQueue *queue, uint64 position, int64 decisions,
 						  int64 rows, TimestampTz until);
-extern void queue_failed(LogQueue *queue, const ErrorData *error);
+extern void queue_failed(LogQueue *queue, const LogFailure *failure);
 
 /* Forget what waits to be written to a database that was dropped. */
 extern void queue_forget(Oid database);
+
+/*
+ * For the launcher.  queue_set_launcher() says whom to wake; NULL: nobody.
+ */
+extern void queue_set_launcher(Latch *launcher);
+
+/* A queue that has no writer, and should have one. */
+typedef struct WaitingQueue
+{
+	int			number;
+	Oid			database;
+	TimestampTz since;
+} WaitingQueue;
+
+/*
+ * List them, who waits for longest first; returns how many there are.  Queues
+ * that were left closed and have nothing in them are given up.
+ */
+extern int	queue_list_waiting(WaitingQueue waiting[NUM_QUEUES]);
+
+/* Whether any queue is closed, which doesn't last. */
+extern bool queue_any_closed(void);
+
+/* Whether a database waits for a queue. */
+extern bool queue_anybody_waits(void);
+
+/*
+ * Ask the writer that has been at work for longest to leave, when its turn was
+ * long enough; false if no queue has a writer.
+ */
+extern bool queue_ask_to_leave(void);
+
+/*
+ * For the postmaster, before there are other processes: a queue gets back what
+ * a server that stopped had left in it.  See spill.c.
+ */
+extern void queue_restore(int number, Oid database, uint64 tail, uint64 head,
+						  const char *bytes);
 
 #endif							/* TIERLIMIT_QUEUE_H */

@@ -149,17 +149,44 @@ ring_read(Ring *ring, uint64 *position)
 	}
 }
 
+/* How many of the bytes from a position on lie before the buffer's end. */
+static uint64
+before_end(const Ring *ring, uint64 position, uint64 length)
+{
+	return Min(length, ring->size - position % ring->size);
+}
+
 void
 ring_release(Ring *ring, uint64 position)
 {
 	uint64		tail = ring_tail(ring);
-	uint64		from = tail % ring->size;
 	uint64		length = position - tail;
-	uint64		first = Min(length, ring->size - from);
+	uint64		first = before_end(ring, tail, length);
 
 	Assert(length <= ring->size);
-	memset(ring->bytes + from, 0, first);
+	memset(ring->bytes + tail % ring->size, 0, first);
 	memset(ring->bytes, 0, length - first);
 	pg_write_barrier();
 	pg_atomic_write_u64(&ring->tail, position);
+}
+
+void
+ring_save(const Ring *ring, uint64 tail, uint64 head, char *bytes)
+{
+	uint64		first = before_end(ring, tail, head - tail);
+
+	memcpy(bytes, ring->bytes + tail % ring->size, first);
+	memcpy(bytes + first, ring->bytes, head - tail - first);
+}
+
+void
+ring_restore(Ring *ring, uint64 tail, uint64 head, const char *bytes)
+{
+	uint64		first = before_end(ring, tail, head - tail);
+
+	Assert(head - tail <= ring->size);
+	memcpy(ring->bytes + tail % ring->size, bytes, first);
+	memcpy(ring->bytes, bytes + first, head - tail - first);
+	pg_atomic_write_u64(&ring->head, head);
+	pg_atomic_write_u64(&ring->tail, tail);
 }

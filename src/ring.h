@@ -38,6 +38,14 @@ extern void ring_init(Ring *ring, char *bytes, uint64 size);
 extern void ring_set_position(Ring *ring, uint64 position);
 
 /*
+ * Copy what lies between two positions of a ring out of it, and into an empty
+ * ring of the same size, which has them as its tail and head then.
+ */
+extern void ring_save(const Ring *ring, uint64 tail, uint64 head, char *bytes);
+extern void ring_restore(Ring *ring, uint64 tail, uint64 head,
+						 const char *bytes);
+
+/*
  * Reserve room for a payload of length bytes; false if there is none now.  The
  * caller fills ring_payload() and publishes it, without a chance to fail
  * before it did.

@@ -33,6 +33,7 @@
 #include "port/pg_bitutils.h"
 #include "queue.h"
 #include "settings.h"
+#include "spill.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "store.h"
@@ -65,7 +66,7 @@ store_request_shmem(void)
 	if (prev_shmem_request_hook)
 		prev_shmem_request_hook();
 
-	RequestAddinShmemSpace(add_size(store_size(), queue_shmem_size()));
+	RequestAddinShmemSpace(add_size(store_size(), queue_shmem_size(spill_buffer_size())));
 	RequestNamedLWLockTranche("tierlimit", NUM_PARTITIONS);
 }
 
@@ -118,6 +119,19 @@ store_create(void)
 				 errmsg("could not obtain random data")));
 }
 
+/*
+ * Decisions of a time before this server's start wait to be written: whoever
+ * is not in memory may have some among them.
+ */
+static void
+note_spilled(SpillTotals spilled)
+{
+	store->partitions[0].stats.logged += spilled.decisions;
+	for (int i = 0; i < NUM_PARTITIONS; i++)
+		store->partitions[i].stats.stray_position = spilled.position;
+	pg_atomic_write_u64(&store->address_position, spilled.position);
+}
+
 /* Runs at start and, in the postmaster, again after a crash. */
 static void
 store_startup_shmem(void)
@@ -132,6 +146,11 @@ store_startup_shmem(void)
 	if (!found)
 		store_create();
 	queue_shmem_init();
+	if (!found)
+	{
+		note_spilled(spill_load());
+		spill_at_exit();
+	}
 	LWLockRelease(AddinShmemInitLock);
 }
 

@@ -20,7 +20,9 @@
  *		store.c			the shared memory, its layout and locks
  *		  pool.c		  its free blocks; sweep.c makes room
  *		log.c			the decision's way to the database's worker (logrow.c)
- *		  queue.c		  in a queue (ring.c), which that one serves
+ *		  queue.c		  in a queue (ring.c), which that one serves; spill.c
+ *						  keeps the queues while the server is stopped
+ *		launcher.c		starts such workers
  *		worker.c		the worker's life
  *		  writer.c		  rows into the table (merge.c)
  *		  upkeep.c		  partitions and sums
@@ -38,6 +40,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "launcher.h"
 #include "miscadmin.h"
 #include "scope.h"
 #include "settings.h"
@@ -62,4 +65,5 @@ _PG_init(void)
 	settings_define();
 	store_init();
 	scope_init();
+	launcher_register();
 }

@@ -3,19 +3,20 @@
  * worker.c
  *		The background worker that writes the request log of a database.
  *
- * Its life: a session asks for it at the first call (log.c); it writes what is
- * queued every tierlimit.flush_interval, or at once when somebody waits or the
- * queue fills up; between that, it keeps up partitions and sums (upkeep.c); and
- * it leaves when there was nothing to do for IDLE_TIME, so that it is not in
- * the way of DROP DATABASE and CREATE DATABASE, which wait a little longer for
- * sessions to leave.
+ * Its life: the launcher starts it for a database that logs calls (launcher.c);
+ * it writes what is queued every tierlimit.flush_interval, or at once when
+ * somebody waits or the queue fills up; between that, it keeps up partitions and
+ * sums (upkeep.c); and it leaves when there was nothing to do for IDLE_TIME, so
+ * that it is not in the way of DROP DATABASE and CREATE DATABASE, which wait a
+ * little longer for sessions to leave; or when other databases wait for their
+ * turn.
  *
  * An ERROR while it writes is told to those who wait (queue_failed), and tried
  * again after a while; nothing is lost, since what was not committed stays in
- * the queue.  Told to leave (SIGTERM), it closes the queue, writes what is
- * left and goes: an orderly stop of the server loses nothing.  If it can't
- * write, or was ended otherwise, the postmaster starts another one, which goes
- * on with the queue.
+ * the queue.  Told to leave (SIGTERM), it closes the queue, writes what is left
+ * and goes.  If it can't write, or was ended otherwise, the next one goes on with
+ * the queue; where the server stops, that is after its next start (spill.c).  So
+ * an orderly stop of the server loses nothing.
  *
  * A SIGKILL makes the server start all its shared memory, and with it the
  * queue, anew.
@@ -25,6 +26,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "clock.h"
 #include "compat.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -43,7 +45,6 @@
 #define IDLE_TIME (3 * USECS_PER_SEC)
 #define RETRY_PAUSE 1000		/* ms */
 #define REPORT_PAUSE USECS_PER_MINUTE
-#define LAST_ATTEMPTS 3
 #define LONGEST_COMPANY 2000	/* microseconds */
 
 PGDLLEXPORT void tierlimit_worker_main(Datum number);
@@ -58,32 +59,31 @@ static int64 commit_time = 0;	/* microseconds */
 /* Something to do in a transaction. */
 typedef void (*Task) (void);
 
-/* Whatever ends us, the next worker goes on with what is left. */
+/* Whatever ends us, the next writer goes on with what is left. */
 static void
 leave_queue(int code, Datum arg)
 {
 	(void) code;
 	(void) arg;
-	if (queue != NULL)
-		(void) queue_detach(queue);
+	if (queue == NULL)
+		return;
+	writer_put_back(queue);
+	queue_detach(queue);
 	queue = NULL;
 }
 
 /*
  * Told to leave.  That ends what we wait for, be it a lock or a standby, as the
- * cancelling of a query does; what was not written then is written again.
+ * cancelling of a query does; what was not written then is written again.  That
+ * is not to be cancelled by the second of two signals: the postmaster sends one
+ * to the process and one to its group.
  */
 static void
 handle_sigterm(SIGNAL_ARGS)
 {
-	int			save_errno = errno;
-
-	(void) postgres_signal_arg;
-	ShutdownRequestPending = true;
-	QueryCancelPending = true;
-	InterruptPending = true;
-	SetLatch(MyLatch);
-	errno = save_errno;
+	if (!ShutdownRequestPending)
+		StatementCancelHandler(SIGNAL_ARGUMENTS);
+	SignalHandlerForShutdownRequest(SIGNAL_ARGUMENTS);
 }
 
 /*
@@ -217,6 +217,20 @@ wait_for_company(void)
 		sleep_for(1);
 }
 
+/* Tell those who wait why we could not write. */
+static void
+tell_failure(const ErrorData *error)
+{
+	LogFailure	failure = {
+		.since = GetCurrentTimestamp(),
+		.sqlerrcode = error->sqlerrcode
+	};
+
+	strlcpy(failure.message, error->message ? error->message : "",
+			sizeof(failure.message));
+	queue_failed(queue, &failure);
+}
+
 /* Write a batch; false if it failed. */
 static bool
 flush_batch(Task task)
@@ -231,7 +245,7 @@ flush_batch(Task task)
 	commit_time = GetCurrentTimestamp() - start;
 	if (error != NULL)
 	{
-		queue_failed(queue, error);
+		tell_failure(error);
 		FreeErrorData(error);
 		return false;
 	}
@@ -346,7 +360,33 @@ pause_before_retry(void)
 	sleep_for(0);
 }
 
-/* Write and keep up, until told to leave, or idle. */
+/*
+ * Let nobody append any more, write what is left and give the queue up; false,
+ * with the queue open again, if that can't be done.
+ */
+static bool
+leave(void)
+{
+	queue_close(queue);
+	if (anything_to_write() && !flush_everything())
+	{
+		queue_reopen(queue);
+		return false;
+	}
+	queue_give_up(queue);
+	queue = NULL;
+	return true;
+}
+
+/* Whether there was nothing to write for long, or others wait for our place. */
+static bool
+is_to_leave(TimestampTz now, TimestampTz active)
+{
+	return has_passed(active, now, IDLE_TIME) ||
+		pg_atomic_exchange_u32(&queue->leave_now, 0) != 0;
+}
+
+/* Write and keep up, until told to leave, or there is a reason to. */
 static void
 work(void)
 {
@@ -363,23 +403,10 @@ work(void)
 		if (!flush_wanted() ||
 			(anything_to_write() && !flush_queue()))
 			pause_before_retry();
-		if ((now < active || now - active > IDLE_TIME) && queue_leave(queue))
-		{
-			queue = NULL;
+		if (is_to_leave(now, active) && leave())
 			return;
-		}
 		rest(now, active);
 	}
-}
-
-/* The last things that were decided, before we go. */
-static void
-finish(void)
-{
-	queue_close(queue);
-	for (int i = 0; i < LAST_ATTEMPTS && anything_to_write(); i++)
-		if (!flush_everything())
-			pg_usleep(RETRY_PAUSE * 1000);
 }
 
 void
@@ -388,7 +415,7 @@ tierlimit_worker_main(Datum number)
 	Oid			database;
 
 	memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(Oid));
-	pqsignal(SIGTERM, handle_sigterm);
+	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	queue = queue_attach(DatumGetInt32(number), database);
 	if (queue == NULL)
@@ -405,14 +432,13 @@ tierlimit_worker_main(Datum number)
 	MemoryContextSwitchTo(worker_context);
 	set_settings();
 	writer_init();
+
+	/* Before this, there is no error handling that a cancel could end in. */
+	pqsignal(SIGTERM, handle_sigterm);
 	work();
 	if (queue == NULL)
 		return;
-	finish();
-	if (!queue_detach(queue))
-	{
-		queue = NULL;
-		proc_exit(1);			/* to be started again */
-	}
-	queue = NULL;
+	queue_close(queue);
+	if (anything_to_write())
+		(void) flush_everything();
 }

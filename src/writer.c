@@ -9,8 +9,8 @@
  * loses a row nor doubles one.
  *
  * Denied calls are held back until their second is over, so that a flood of
- * them is a row a second.  That is all that the end of a worker which can't
- * write any more forgets; and a batch's memory is bounded by WRITER_MAX_ROWS.
+ * them is a row a second; a writer that ends without having written them returns
+ * them to the queue.  A batch's memory is bounded by WRITER_MAX_ROWS.
  *
  * Hourly sums are made from the log when an hour is over (upkeep.c).  A row
  * that comes later than that is added to them here.
@@ -26,6 +26,7 @@
 #include "compat.h"
 #include "lib/ilist.h"
 #include "merge.h"
+#include "postmaster/interrupt.h"
 #include "query.h"
 #include "scope.h"
 #include "settings.h"
@@ -46,12 +47,15 @@ typedef struct HeldRow
 	LogRow		row;			/* first: merge.c returns it */
 	dlist_node	node;
 	TimestampTz due;
-	int64		decisions;
+	uint64		batch;			/* the last one that added to it: */
+	int64		added_requests; /* so much, which is in the queue as well until */
+	int64		added_credits;	/* that batch is committed */
 } HeldRow;
 
 /* What is to be written next: its rows are in the queue, or held. */
 typedef struct Batch
 {
+	uint64		number;			/* of the batches so far */
 	uint64		position;		/* of the queue, behind what was collected */
 	TimestampTz until;			/* when that began */
 	int			count;
@@ -126,8 +130,21 @@ copy_row(const LogRow *row)
 
 	logrow_pack(row, bytes);
 	logrow_unpack(bytes, &copy->row);
-	copy->decisions = 1;
+	copy->batch = batch->number;
+	copy->added_requests = row->requests;
+	copy->added_credits = row->credits;
 	return copy;
+}
+
+/* Put down what the batch adds to a row that is held back already. */
+static void
+note_added(HeldRow *held, const HeldRow *more)
+{
+	if (held->batch != batch->number)
+		held->added_requests = held->added_credits = 0;
+	held->batch = batch->number;
+	held->added_requests += more->added_requests;
+	held->added_credits += more->added_credits;
 }
 
 static void
@@ -145,7 +162,7 @@ hold_back(const LogRow *row)
 		return;
 	}
 	merge_into(like, row);
-	((HeldRow *) like)->decisions++;
+	note_added((HeldRow *) like, copy);
 	pfree(copy);
 }
 
@@ -195,7 +212,7 @@ add_held_rows(bool everything)
 		dlist_delete(&row->node);
 		dlist_push_tail(&batch->held, &row->node);
 		held_count--;
-		batch->decisions += row->decisions;
+		batch->decisions += logrow_decisions(&row->row);
 		if (row->row.catalog == batch->catalog)
 			batch->rows[batch->count++] = &row->row;
 	}
@@ -230,7 +247,7 @@ collect(LogQueue *queue, bool everything)
 		logrow_unpack(packed, &row);
 		if (here == NULL || row.catalog != here->scope.catalog ||
 			says_nothing(&row))
-			batch->decisions++;
+			batch->decisions += logrow_decisions(&row);
 		else if (row.error_code != 0)
 			hold_back(&row);
 		else
@@ -399,12 +416,14 @@ anybody_waits(void)
 /*
  * Where somebody waits for the commit, it is one that is on disk at least, and
  * on the standbys that the server waits for.  Otherwise only the disk, since a
- * standby that is away should stop nobody who did not ask for it.
+ * standby that is away should stop nobody who did not ask for it; nor the server
+ * from stopping.
  */
 static void
 set_synchronous_commit(void)
 {
-	if (anybody_waits() && synchronous_commit != SYNCHRONOUS_COMMIT_OFF)
+	if (anybody_waits() && synchronous_commit != SYNCHRONOUS_COMMIT_OFF &&
+		!ShutdownRequestPending)
 		return;
 	(void) set_config_option("synchronous_commit", "local", PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
@@ -485,4 +504,43 @@ writer_committed(LogQueue *queue)
 	while (!dlist_is_empty(&batch->held))
 		pfree(dlist_container(HeldRow, node, dlist_pop_head_node(&batch->held)));
 	batch->collected = false;
+	batch->number++;
+}
+
+/*
+ * Return what is held back to the queue, but for what a batch that was not
+ * committed had added to it: that is there yet.
+ */
+static void
+put_back(LogQueue *queue, dlist_head *rows)
+{
+	dlist_iter	iter;
+
+	dlist_foreach(iter, rows)
+	{
+		const HeldRow *held = dlist_container(HeldRow, node, iter.cur);
+		LogRow		row = held->row;
+		RingPlace	place;
+
+		if (held->batch == batch->number)
+		{
+			row.requests -= held->added_requests;
+			row.credits -= held->added_credits;
+		}
+		if (row.requests == 0)
+			continue;
+		if (!ring_reserve(&queue->ring, logrow_size(&row), &place))
+			return;
+		logrow_pack(&row, ring_payload(&place));
+		ring_publish(&place);
+	}
+}
+
+void
+writer_put_back(LogQueue *queue)
+{
+	if (batch == NULL)
+		return;
+	put_back(queue, &batch->held);
+	put_back(queue, &held);
 }

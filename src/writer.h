@@ -26,6 +26,12 @@ extern void writer_write(LogQueue *queue, bool everything);
 /* Release what was written. */
 extern void writer_committed(LogQueue *queue);
 
+/*
+ * Return the rows that are held back to the queue, as far as there is room: for
+ * a writer that ends without having written them.  Raises no ERROR.
+ */
+extern void writer_put_back(LogQueue *queue);
+
 /* How many rows are held back, to be written later. */
 extern int	writer_held(void);
 

@@ -1,5 +1,9 @@
 # An orderly stop of the server, in the middle of calls, loses nothing: what was
-# admitted is in the log, once, and is counted when the server is back.
+# admitted is in the log, once, and is counted when the server is back; whether its
+# log writer could write it, or had come yet, or not.
+#
+# TIERLIMIT_STOP_ROUNDS says how often the server is stopped at a random moment
+# after the first call of a database.
 
 use strict;
 use warnings FATAL => 'all';
@@ -10,8 +14,10 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use TierlimitTest;
+use Time::HiRes qw(usleep);
 
-my $node = start_node('log_statement = none', allows_streaming => 1);
+my $node = start_node("log_statement = none\nmax_prepared_transactions = 2", allows_streaming => 1);
+my $spill = $node->data_dir . '/pg_stat/tierlimit.queue';
 
 sql(<<'SQL');
 CREATE EXTENSION tierlimit;
@@ -75,6 +81,154 @@ $node->start;
 is(sql("SELECT sum(requests) FROM tierlimit.request_log WHERE key = 'waits'"),
 	$allowed + 1, 'no standby: the call that waited is logged');
 is(differences(), '', 'no standby: and counted');
+
+#
+# At a random moment, which may be before the log writer has come
+#
+
+my $rounds = $ENV{TIERLIMIT_STOP_ROUNDS} // 10;
+my ($lost, $twice, $answered, $spilled) = (0, 0, 0, 0);
+for my $round (1 .. $rounds)
+{
+	my @callers = map { call_in_background("random$round.$_", join '',
+		map { "SELECT '$_' FROM tierlimit.check('random', 'wide', 1, NULL, '$round.$_') WHERE allowed;\n" }
+		map { "$round.$_" } ($_ * 1000 .. $_ * 1000 + 500)) } 1 .. 3;
+
+	usleep(rand(150_000));
+	$node->stop('fast');
+	$_->{psql}->finish for @callers;
+	$spilled++ if -e $spill;
+	$node->start;
+	my @ids = map { split /\n/, slurp_file($_->{out}) } @callers;
+	sql('SELECT tierlimit.log_flush()');
+	my %logged;
+	$logged{$_}++ for split /\n/, sql("$written AND request_id LIKE '$round.%'");
+	$answered += @ids;
+	$lost += grep { !$logged{"$round.$_"} } @ids;
+	$twice += grep { $_ > 1 } values %logged;
+}
+note("$answered calls were answered before $rounds stops, $spilled of which found no log writer");
+is($lost, 0, "random moments: each call that was answered is in the log");
+is($twice, 0, 'random moments: none is there twice');
+is(differences(), '', 'random moments: usage is the sum of the log');
+
+#
+# Nothing can be written: what is queued is kept until it can
+#
+
+my $kept = "SELECT sum(requests) FROM tierlimit.request_log WHERE key LIKE 'kept %'";
+my $pending = 'SELECT log_pending FROM tierlimit.stat';
+
+sql("BEGIN; LOCK TABLE tierlimit.request_log; PREPARE TRANSACTION 'locks'");
+$node->stop('fast');
+ok(!-e $spill, 'locked: nothing is kept where nothing is queued');
+$node->start;
+sql("COMMIT PREPARED 'locks'");
+
+# (the keys are in memory before the log is locked)
+sql("SELECT count(*) FROM generate_series(0, 4) i, tierlimit.check('kept ' || i, 'wide')");
+sql('SELECT tierlimit.log_flush()');
+sql("BEGIN; LOCK TABLE tierlimit.request_log; PREPARE TRANSACTION 'locks'");
+is(sql("SELECT count(*) FROM generate_series(1, 500) i, tierlimit.check('kept ' || i % 5, 'wide') WHERE allowed"),
+	'500', 'locked: calls are admitted');
+sql("SELECT count(*) FROM tierlimit.check_many(array_fill('locked out'::text, '{300}'))");
+$node->stop('fast');
+ok(-e $spill, 'locked: they are kept in a file');
+$node->start;
+ok(!-e $spill, 'locked: the file is gone when it was read');
+is(sql($pending), '800', 'locked: they are pending again');
+$node->stop('fast');
+ok(-e $spill, 'still locked: they are kept again');
+
+# Also where the buffer would be too small for them now.
+$node->append_conf('postgresql.conf', "tierlimit.log_buffer = '1MB'");
+$node->start;
+is(sql($pending), '800', 'still locked, smaller buffer: they are pending again');
+my $cold = call_in_background('cold', "SELECT used FROM tierlimit.usage('kept 1', 'wide') WHERE unit = 'requests'");
+sql("COMMIT PREPARED 'locks'");
+sql('SELECT tierlimit.log_flush()');
+is(sql($kept), '505', 'unlocked: each is in the log, once');
+is(sql("SELECT sum(requests) FROM tierlimit.request_log WHERE key = 'locked out'"), '300', 'unlocked: denied ones, too');
+is(sql($pending), '0', 'unlocked: nothing is pending');
+$cold->{psql}->finish;
+is(slurp_file($cold->{out}), "101\n", 'unlocked: who asked before was told of them');
+is(differences(), '', 'unlocked: usage is the sum of the log');
+
+#
+# The server has no place for a log writer
+#
+
+$node->append_conf('postgresql.conf', "max_worker_processes = 2\ntierlimit.log_buffer = '8MB'");
+$node->restart;
+is(sql("SELECT count(*) FROM tierlimit.check_many(array_fill('no place'::text, '{500}'), 'wide') WHERE allowed"),
+	'500', 'no place: calls go on');
+like(error_of('SELECT tierlimit.log_flush()'), qr/all background workers of the server are in use/,
+	'no place: log_flush() says what prevents it');
+$node->append_conf('postgresql.conf', 'max_worker_processes = 8');
+$node->restart;
+sql('SELECT tierlimit.log_flush()');
+is(sql("SELECT sum(requests) FROM tierlimit.request_log WHERE key = 'no place'"), '500', 'no place: nothing is lost');
+
+#
+# A full buffer is written before the server has stopped
+#
+
+$node->append_conf('postgresql.conf', "tierlimit.flush_interval = '1min'");
+$node->reload;
+sql("SELECT count(*) FROM generate_series(1, 20000) i, tierlimit.check('full ' || i % 100, 'wide')");
+cmp_ok(sql($pending), '>', 10000, 'full: most calls wait to be written');
+$node->stop('fast');
+ok(!-e $spill, 'full: no file is needed');
+$node->start;
+is(sql("SELECT sum(requests) FROM tierlimit.request_log WHERE key LIKE 'full %'"), '20000', 'full: all are in the log');
+
+#
+# Where a file must not be used
+#
+
+sub leave_file
+{
+	sql("SELECT allowed FROM tierlimit.check('kept 1', 'wide')");
+	sql('SELECT tierlimit.log_flush()');
+	sql("BEGIN; LOCK TABLE tierlimit.request_log; PREPARE TRANSACTION 'locks'");
+	sql("SELECT allowed FROM tierlimit.check('kept 1', 'wide')");
+	$node->stop('fast');
+	ok(-e $spill, 'there is a file');
+	return;
+}
+
+sub start_without_file
+{
+	my ($test) = @_;
+	my $offset = -s $node->logfile;
+
+	$node->start;
+	like(slurp_file($node->logfile, $offset), qr/WARNING:  decisions that the server had stopped with are not used/,
+		"$test: the server's log tells it");
+	ok(!-e $spill && -e "$spill.unused", "$test: the file is kept under another name");
+	return;
+}
+
+leave_file();
+PostgreSQL::Test::Utils::append_to_file($spill, 'x');
+start_without_file('damaged');
+sql("COMMIT PREPARED 'locks'");
+is(sql($pending), '0', 'damaged: nothing is pending');
+
+leave_file();
+$node->set_standby_mode();
+start_without_file('standby');
+is(sql('SELECT pg_promote()'), 't', 'standby: it is promoted');
+sql("COMMIT PREPARED 'locks'");
+is(sql($pending), '0', 'standby: nothing is pending after that');
+
+leave_file();
+$node->start;
+$node->stop('immediate');
+ok(!-e $spill, 'an immediate stop leaves no file');
+$node->start;
+sql("COMMIT PREPARED 'locks'");
+is(sql($pending), '0', 'an immediate stop is like a crash');
 
 $node->stop;
 done_testing();

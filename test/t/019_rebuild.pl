@@ -89,44 +89,5 @@ for my $key ('alone', 'member')
 		"150\n50", "no limits, then some: calls of $key just before count");
 }
 
-#
-# Many databases
-#
-
-wait_until("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'tierlimit log writer'");
-my @databases = map { "d$_" } 1 .. 10;
-sql("CREATE DATABASE d1");
-sql($install, 'd1');
-sql("CREATE DATABASE $_ TEMPLATE d1") for @databases[ 1 .. 9 ];
-
-my $call = "SELECT allowed FROM tierlimit.check('key', 'day')";
-my $too_many = qr/ERROR:  53400: .*HINT: .*idle/s;
-
-# Those that have a queue keep it while they call.
-my @busy = map { call_in_background("busy_$_", "SELECT tierlimit.check('busy', 'day'), pg_sleep(0.2);\n" x 100, $_) } @databases[ 0 .. 7 ];
-wait_until("SELECT count(*) = 8 FROM pg_stat_activity WHERE backend_type = 'tierlimit log writer'");
-like(error_of($call, $_), $too_many, "many databases: $_ is told that there are too many") for @databases[ 8, 9 ];
-is(sql("SELECT used FROM tierlimit.usage('key', 'day')", 'd9'), '0', 'many databases: nothing is counted then');
-end_sessions();
-$_->{psql}->finish for @busy;
-my $since = time;
-while (error_of($call, 'd9') =~ $too_many && time - $since < 30)
-{
-	usleep(200_000);
-}
-cmp_ok(time - $since, '<', 15, 'many databases: when the others are idle, it can call');
-is(differences($_), '', "many databases: usage of $_ is the sum of its log") for @databases[ 0 .. 6 ], 'd9';
-
-# Log writers that were ended do not keep others out.
-wait_until("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'tierlimit log writer'");
-sql($call, $_) for @databases[ 0 .. 7 ];
-sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'tierlimit log writer'");
-$since = time;
-while (error_of($call, 'd10') =~ $too_many && time - $since < 10)
-{
-	usleep(200_000);
-}
-cmp_ok(time - $since, '<', 9, 'many databases: log writers that were ended keep nobody out');
-
 $node->stop;
 done_testing();

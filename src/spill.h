@@ -1,0 +1,34 @@
+/*-------------------------------------------------------------------------
+ *
+ * spill.h
+ *		What is still queued when the server stops is kept in a file.
+ *
+ * All of these are for the postmaster, while there are no other processes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_SPILL_H
+#define TIERLIMIT_SPILL_H
+
+#include "datatype/timestamp.h"
+
+/*
+ * How large the queues' buffer has to be, in bytes, to take what is in the file;
+ * 0 if there is none.
+ */
+extern uint64 spill_buffer_size(void);
+
+/* What was taken from the file. */
+typedef struct SpillTotals
+{
+	int64		decisions;
+	uint64		position;		/* behind all of them, in whichever queue */
+} SpillTotals;
+
+/* Fill the queues, which are empty, from the file, which goes. */
+extern SpillTotals spill_load(void);
+
+/* Have the file written when the server stops, if there is anything to keep. */
+extern void spill_at_exit(void);
+
+#endif							/* TIERLIMIT_SPILL_H */
