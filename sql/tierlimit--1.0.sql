@@ -155,9 +155,13 @@ BEGIN
 			FOR EACH ROW EXECUTE FUNCTION tierlimit.%I()', tab, fun);
 		EXECUTE format('CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON tierlimit.%I
 			FOR EACH ROW EXECUTE FUNCTION tierlimit.%I()', tab, fun);
-		EXECUTE format('CREATE TRIGGER truncated AFTER TRUNCATE ON tierlimit.%I
-			FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.%I()', tab, fun);
-		FOREACH trg IN ARRAY ARRAY['changing', 'changed', 'truncated'] LOOP
+		-- (that api_key was truncated is told by its new file)
+		IF tab <> 'api_key' THEN
+			EXECUTE format('CREATE TRIGGER truncated AFTER TRUNCATE ON tierlimit.%I
+				FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.%I()', tab, fun);
+		END IF;
+		FOR trg IN SELECT tgname FROM pg_catalog.pg_trigger
+				WHERE tgrelid = format('tierlimit.%I', tab)::regclass AND NOT tgisinternal LOOP
 			EXECUTE format('ALTER TABLE tierlimit.%I ENABLE ALWAYS TRIGGER %I', tab, trg);
 		END LOOP;
 	END LOOP;

@@ -16,6 +16,10 @@
 #include "varatt.h"
 #endif
 
+#if PG_VERSION_NUM < 160000
+typedef Oid RelFileNumber;
+#endif
+
 /* A hint to the processor; not all compilers can give it. */
 static inline void
 prefetch(const void *at)

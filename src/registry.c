@@ -31,6 +31,12 @@
  * the newer id; then records are kept again once all that are older
  * than the reader's snapshot have ended.  ("several")
  *
+ * Rows can also change without the trigger: by TRUNCATE, by an ALTER TABLE that
+ * writes the table anew, while somebody has disabled the trigger.  All these
+ * change the table's definition, of which PostgreSQL's own messages tell.  So a
+ * record is good only for the definition that it was read under, and none is kept
+ * while the trigger is disabled (api_key_version in scope.h).
+ *
  * Which transactions may change a key unseen?  Those that did so before shared
  * memory was set up and yet live: prepared ones.  Where these are enabled,
  * nothing is kept until all that ran at the first look-up have ended.
@@ -52,6 +58,7 @@
 #include "catalog/pg_type.h"
 #include "query.h"
 #include "registry.h"
+#include "scope.h"
 #include "storage/procarray.h"
 #include "sweep.h"
 #include "utils/builtins.h"
@@ -152,7 +159,7 @@ unpack(const char *packed, KeyRecord *record)
 
 /* Use what is remembered, if it is still good.  Returns the mark as well. */
 static bool
-recall(const SubjectName *key, KeyRecord *record, Mark *mark)
+recall(const SubjectName *key, uint32 definition, KeyRecord *record, Mark *mark)
 {
 	char		packed[MAX_PACKED];
 	RecordState state = RECORD_UNKNOWN;
@@ -161,7 +168,8 @@ recall(const SubjectName *key, KeyRecord *record, Mark *mark)
 	store_lock(&key->hash, 1, LW_SHARED);
 	*mark = *store_mark(key->hash);
 	subject = subject_find(key);
-	if (subject != NULL && subject->record_generation == mark->generation)
+	if (subject != NULL && subject->record_generation == mark->generation &&
+		subject->record_definition == definition)
 		state = subject->record_state;
 	if (state == RECORD_PRESENT)
 		subject_get_record(subject, packed);
@@ -282,7 +290,8 @@ read_table(const SubjectName *key, const Mark *mark, KeyRecord *record)
  * there is no room.
  */
 static bool
-keep(const SubjectName *key, const Mark *mark, const KeyRecord *record)
+keep(const SubjectName *key, uint32 definition, const Mark *mark,
+	 const KeyRecord *record)
 {
 	char		packed[MAX_PACKED];
 	int			length = record->registered ? pack(key, record, packed) : 0;
@@ -305,6 +314,7 @@ keep(const SubjectName *key, const Mark *mark, const KeyRecord *record)
 						   record->registered ? RECORD_PRESENT : RECORD_ABSENT,
 						   packed, length, &purse);
 		subject->record_generation = now->generation;
+		subject->record_definition = definition;
 		now->changed_by = InvalidTransactionId;
 		now->several = false;
 	}
@@ -316,11 +326,13 @@ keep(const SubjectName *key, const Mark *mark, const KeyRecord *record)
 void
 registry_look_up(const SubjectName *key, KeyRecord *record)
 {
+	uint32		definition = installation()->api_key_version;
 	Mark		mark;
 
-	if (!recall(key, record, &mark) && read_table(key, &mark, record) &&
-		!keep(key, &mark, record) && sweep_for_room(clock_read()))
-		keep(key, &mark, record);
+	if (!recall(key, definition, record, &mark) &&
+		read_table(key, &mark, record) && definition != 0 &&
+		!keep(key, definition, &mark, record) && sweep_for_room(clock_read()))
+		keep(key, definition, &mark, record);
 }
 
 static void
@@ -345,22 +357,4 @@ registry_change(const SubjectName *key)
 	store_lock(&key->hash, 1, LW_EXCLUSIVE);
 	set_mark(store_mark(key->hash), by);
 	store_unlock(&key->hash, 1);
-}
-
-void
-registry_change_all(void)
-{
-	TransactionId by;
-
-	if (store == NULL || RecoveryInProgress())
-		return;
-
-	by = GetTopTransactionId();
-	for (uint64 partition = 0; partition < NUM_PARTITIONS; partition++)
-	{
-		store_lock(&partition, 1, LW_EXCLUSIVE);
-		for (uint64 i = partition; i < store->nmarks; i += NUM_PARTITIONS)
-			set_mark(store_mark(i), by);
-		store_unlock(&partition, 1);
-	}
 }

@@ -43,11 +43,7 @@ typedef struct KeyRecord
  */
 extern void registry_look_up(const SubjectName *key, KeyRecord *record);
 
-/*
- * This transaction has changed the row of a key, or of a secret; or it has
- * changed, or may be about to change, any number of them without saying which.
- */
+/* This transaction has changed the row of a key, or of a secret. */
 extern void registry_change(const SubjectName *key);
-extern void registry_change_all(void);
 
 #endif							/* TIERLIMIT_REGISTRY_H */

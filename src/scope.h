@@ -26,6 +26,9 @@ typedef struct Installation
 	Scope		scope;
 	Oid			owner;			/* of the tables; they are read as this role */
 	Oid			decision;		/* the row type tierlimit.decision */
+	Oid			api_key;		/* the table */
+	uint32		api_key_version;	/* another one for each definition of that;
+									 * 0: it does not tell of changed rows */
 	bool		uncommitted;	/* created by this transaction */
 } Installation;
 
@@ -47,8 +50,5 @@ extern const Installation *installation_if_any(void);
 
 /* Forget what installation() remembers, if relid concerns it. */
 extern void installation_forget(Oid relid);
-
-/* Watch for the extension or a database being dropped; from _PG_init. */
-extern void scope_init(void);
 
 #endif							/* TIERLIMIT_SCOPE_H */

@@ -215,15 +215,6 @@ subject_remove_at(uint64 hash, BlockNo *link, Purse *purse)
 }
 
 void
-subject_remove(const SubjectName *name, Purse *purse)
-{
-	BlockNo    *link = find_link(name);
-
-	if (*link != NO_BLOCK)
-		subject_remove_at(name->hash, link, purse);
-}
-
-void
 subject_get_name(const Subject *subject, char *name)
 {
 	int			here = inlined(subject->name_length);

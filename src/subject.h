@@ -47,7 +47,7 @@ typedef enum RecordState
 } RecordState;
 
 /* Bytes that fit into the subject's own block: of the name, then the record. */
-#define SUBJECT_ROOM 72
+#define SUBJECT_ROOM 64
 
 /* A subject is one block, and the chains that start from it. */
 typedef struct Subject
@@ -66,6 +66,7 @@ typedef struct Subject
 	BlockNo		name_rest;		/* bytes of the name that didn't fit */
 	BlockNo		record;			/* packed, if there is no room for it here */
 	uint32		record_generation;	/* of its mark, when it was read */
+	uint32		record_definition;	/* of the table, likewise */
 	TimestampTz clock;			/* time of the newest decision */
 	uint64		log_position;	/* behind its newest row in the log's queue */
 	char		bytes[SUBJECT_ROOM];
@@ -100,7 +101,6 @@ extern Subject *subject_create(const SubjectName *name, Purse *purse);
 
 /* Remove the subject that *link, in its bucket's chain, names. */
 extern void subject_remove_at(uint64 hash, BlockNo *link, Purse *purse);
-extern void subject_remove(const SubjectName *name, Purse *purse);
 
 /* Copy the name's name_length bytes out. */
 extern void subject_get_name(const Subject *subject, char *name);

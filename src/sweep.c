@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * sweep.c
- *		Removing subjects: to make room, and with their scope.
+ *		Removing subjects to make room.
  *
  * Nothing happens when a window runs empty: its key stays in memory until
  * somebody needs a block and there is none left.  Then that backend sweeps on
@@ -51,28 +51,6 @@ typedef struct Sweep
 	int			evict_count;	/* so many of them at most */
 } Sweep;
 
-typedef bool (*SubjectTest) (const Subject *subject, void *arg);
-
-/* Remove the subjects of a bucket that pass the test; returns their number. */
-static int
-remove_from_bucket(uint64 hash, SubjectTest test, void *arg, Purse *purse)
-{
-	BlockNo    *link = store_bucket(hash);
-	int			removed = 0;
-
-	while (*link != NO_BLOCK)
-	{
-		if (test(subject_at(*link), arg))
-		{
-			subject_remove_at(hash, link, purse);
-			removed++;
-		}
-		else
-			link = &subject_at(*link)->next;
-	}
-	return removed;
-}
-
 /* What the store has to know of a subject that goes. */
 static void
 forget(const Subject *subject)
@@ -92,9 +70,8 @@ empty_at(const Subject *subject)
 }
 
 static bool
-has_run_empty(const Subject *subject, void *arg)
+has_run_empty(const Subject *subject, Sweep *sweep)
 {
-	Sweep	   *sweep = (Sweep *) arg;
 	TimestampTz at = empty_at(subject);
 	TimestampTz now = sweep->server_now;
 
@@ -123,10 +100,8 @@ is_written(const Subject *subject, Sweep *sweep)
 }
 
 static bool
-can_make_room(const Subject *subject, void *arg)
+can_make_room(const Subject *subject, Sweep *sweep)
 {
-	Sweep	   *sweep = (Sweep *) arg;
-
 	if (subject->filling || !is_written(subject, sweep))
 		return false;
 	if (subject->clock <= sweep->evict_until && sweep->evict_count > 0)
@@ -135,7 +110,7 @@ can_make_room(const Subject *subject, void *arg)
 		forget(subject);
 		return true;
 	}
-	return has_run_empty(subject, arg);
+	return has_run_empty(subject, sweep);
 }
 
 static int
@@ -170,6 +145,26 @@ choose_candidates(Sweep *sweep, Slice slice)
 	sweep->evict_count = (count + 1) / 2;
 }
 
+/* Remove the subjects of a bucket that can make room; returns their number. */
+static int
+sweep_bucket(Sweep *sweep, uint64 hash, Purse *purse)
+{
+	BlockNo    *link = store_bucket(hash);
+	int			removed = 0;
+
+	while (*link != NO_BLOCK)
+	{
+		if (can_make_room(subject_at(*link), sweep))
+		{
+			subject_remove_at(hash, link, purse);
+			removed++;
+		}
+		else
+			link = &subject_at(*link)->next;
+	}
+	return removed;
+}
+
 static void
 sweep_slice(Sweep *sweep, uint32 number)
 {
@@ -184,8 +179,7 @@ sweep_slice(Sweep *sweep, uint32 number)
 	store_lock(&partition, 1, LW_EXCLUSIVE);
 	choose_candidates(sweep, slice);
 	for (uint64 i = slice.first; i < slice.end; i += NUM_PARTITIONS)
-		store_stats(partition)->evictions +=
-			remove_from_bucket(i, can_make_room, sweep, &purse);
+		store_stats(partition)->evictions += sweep_bucket(sweep, i, &purse);
 	sweep->freed += purse.count;
 	pg_atomic_fetch_add_u32(&store->swept, purse.count);
 	pool_return(&store->pool, &purse, (uint32) partition);
@@ -280,30 +274,4 @@ void
 sweep_encourage(void)
 {
 	pg_atomic_write_u64(&store->no_room_until, 0);
-}
-
-static bool
-is_in_scope(const Subject *subject, void *arg)
-{
-	const Scope *scope = (const Scope *) arg;
-
-	return subject->scope.database == scope->database &&
-		(!OidIsValid(scope->catalog) ||
-		 subject->scope.catalog == scope->catalog);
-}
-
-void
-sweep_scope(Scope scope)
-{
-	for (uint64 partition = 0; partition < NUM_PARTITIONS; partition++)
-	{
-		Purse		purse = {.base = store->blocks};
-
-		store_lock(&partition, 1, LW_EXCLUSIVE);
-		for (uint64 i = partition; i < store->nbuckets; i += NUM_PARTITIONS)
-			remove_from_bucket(i, is_in_scope, &scope, &purse);
-		pool_return(&store->pool, &purse, (uint32) partition);
-		store_unlock(&partition, 1);
-	}
-	sweep_encourage();
 }

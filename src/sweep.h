@@ -1,14 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * sweep.h
- *		Removing subjects: to make room, and with their scope.
+ *		Removing subjects to make room.
  *
  *-------------------------------------------------------------------------
  */
 #ifndef TIERLIMIT_SWEEP_H
 #define TIERLIMIT_SWEEP_H
 
-#include "scope.h"
 #include "store.h"
 
 /*
@@ -20,12 +19,6 @@ extern bool sweep_for_room(Clock clock);
 
 /* The same; raises an ERROR if there are none. */
 extern void sweep_make_room(Clock clock);
-
-/*
- * Remove all subjects of a scope; of all scopes of its database if catalog is
- * InvalidOid.  Raises no ERROR.  No lock may be held.
- */
-extern void sweep_scope(Scope scope);
 
 /* Sweeps may find something again: somebody gave counted units back. */
 extern void sweep_encourage(void);

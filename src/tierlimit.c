@@ -42,7 +42,6 @@
 #include "fmgr.h"
 #include "launcher.h"
 #include "miscadmin.h"
-#include "scope.h"
 #include "settings.h"
 #include "store.h"
 #include "tiers.h"
@@ -64,6 +63,5 @@ _PG_init(void)
 
 	settings_define();
 	store_init();
-	scope_init();
 	launcher_register();
 }

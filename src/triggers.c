@@ -105,18 +105,13 @@ change_key(const TriggerData *data, HeapTuple row)
 	change_record(data, row, "key_hash", SUBJECT_SECRET);
 }
 
-/* Tell the registry what happens to a row, or to the whole table. */
+/* Tell the registry what happens to a row. */
 static void
 change_keys(const TriggerData *data)
 {
 	if (store == NULL)
 		return;					/* nothing is remembered */
 
-	if (TRIGGER_FIRED_FOR_STATEMENT(data->tg_event))
-	{
-		registry_change_all();
-		return;
-	}
 	change_key(data, data->tg_trigtuple);
 	if (TRIGGER_FIRED_BY_UPDATE(data->tg_event))
 		change_key(data, data->tg_newtuple);
@@ -136,7 +131,7 @@ require_timezone(const TriggerData *data, HeapTuple row)
 				 errhint("See the view pg_timezone_names.")));
 }
 
-/* Before and after each row of api_key, and after TRUNCATE; see registry.c. */
+/* Before and after each row of api_key; see registry.c. */
 Datum
 tierlimit_key_changed(PG_FUNCTION_ARGS)
 {
