@@ -405,6 +405,31 @@ BEGIN
 END
 $$;
 
+-- A clock was wrong: what is counted for a subject and is later than a time is
+-- brought there, in the log as in the sums.
+CREATE FUNCTION tierlimit.redate_rows(kind integer, subject text, until timestamptz) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	condition text := CASE kind
+		WHEN 0 THEN 'key COLLATE "C" = $1 AND account IS NULL'
+		WHEN 1 THEN 'account COLLATE "C" = $1'
+		WHEN 2 THEN 'ip <<= $1::inet' END;
+BEGIN
+	EXECUTE format('WITH moved AS (DELETE FROM tierlimit.request_log
+			WHERE at > $2 AND error_code = 0 AND %s RETURNING *),
+		brought AS (INSERT INTO tierlimit.request_log (at, key, account, tier, endpoint, ip, error_code, requests, credits, shadow_code, request_id)
+			SELECT $2, key, account, tier, endpoint, ip, error_code, requests, credits, shadow_code, request_id FROM moved),
+		change AS (SELECT at, key, account, tier, endpoint, error_code, -requests AS requests, -credits AS credits FROM moved
+			UNION ALL SELECT $2, key, account, tier, endpoint, error_code, requests, credits FROM moved)
+		SELECT tierlimit.sum_late_rows(array_agg(at), array_agg(key), array_agg(account), array_agg(tier), array_agg(endpoint),
+			array_agg(error_code), array_agg(requests), array_agg(credits), summed_until)
+		FROM change, tierlimit.log_state WHERE at < summed_until GROUP BY summed_until', condition)
+	USING subject, until;
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit.redate_rows(integer, text, timestamptz) IS 'Bring the later rows of a subject to a time: a clock was wrong';
+
 CREATE TYPE tierlimit.verification AS (
 	key text,
 	limit_name text,

@@ -4,7 +4,8 @@
  *		A call while it is worked on: its subjects, windows and time.
  *
  * Time never goes backwards for a subject: one that has decided at a later
- * time than our clock says takes us there with it.
+ * time than our clock says takes us there with it, unless it is so much later
+ * that a clock must have been wrong (clock.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -47,6 +48,7 @@ begin(Call *call, Clock clock, int64 cost)
 	call->count = call->nlocks = 0;
 	call->request = NULL;
 	call->clock = clock;
+	call->asked_at = clock.now;
 	call->cost = cost;
 }
 
@@ -89,18 +91,34 @@ call_add_request(Call *call, Request *request)
 	call->hashes[call->nlocks++] = request->subject.hash;
 }
 
+/*
+ * Whether what a subject has counted is not to be believed.  The server's clock
+ * is read once more, since we may have stood still after we had read it.
+ */
+static bool
+is_distrusted(const Subject *subject, Clock clock)
+{
+	if (subject == NULL || subject->clock == PG_INT64_MIN)
+		return false;
+	if (subject->clock_source != clock.source)
+		return true;
+	return subject->clock - CLOCK_TOLERANCE > clock.now &&
+		subject->clock - CLOCK_TOLERANCE > clock_read_again(clock).now;
+}
+
 void
-call_find_windows(Work *work, TimestampTz now)
+call_find_windows(Work *work, Clock clock)
 {
 	work->subject = subject_find(&work->charge->subject);
 	work->base = store->blocks;
+	work->distrusted = is_distrusted(work->subject, clock);
 	for (int i = 0; i < work->nwindows; i++)
 	{
 		work->windows[i] = work->subject == NULL ? NULL
 			: subject_find_window(work->subject, &work->ids[i]);
 		if (work->windows[i] != NULL)
 			store_prefetch_blocks(window_next_block(&work->windows[i]->window,
-													now), 1);
+													clock.now), 1);
 	}
 }
 
@@ -109,7 +127,7 @@ call_is_complete(const Work *work)
 {
 	if (work->subject == NULL)
 		return work->nwindows == 0;
-	if (work->subject->filling)
+	if (work->subject->filling || work->distrusted)
 		return false;
 	for (int i = 0; i < work->nwindows; i++)
 		if (work->windows[i] == NULL)
@@ -117,15 +135,15 @@ call_is_complete(const Work *work)
 	return true;
 }
 
-/* Whether a calendar period that we planned with is over at this time. */
+/* Whether this time is not in the calendar periods that we planned with. */
 static bool
-plan_is_over(const Work *work, TimestampTz now)
+is_out_of_plan(const Work *work, TimestampTz now)
 {
 	const Tier *tier = work->charge->tier;
 
 	for (int i = 0; tier->has_calendar && i < work->nwindows; i++)
 		if (tier->limits[i].kind == WINDOW_CALENDAR &&
-			now >= work->running[i].end)
+			(now >= work->running[i].end || now < work->running[i].start))
 			return true;
 	return false;
 }
@@ -146,22 +164,32 @@ follow_clock(Clock *clock, const Subject *subject)
 }
 
 void
+call_read_clock(Call *call)
+{
+	call->clock.now = call->asked_at;	/* not where others took it */
+	call->clock = clock_read_again(call->clock);
+	call->asked_at = call->clock.now;
+}
+
+void
 call_lock(Call *call, LWLockMode mode)
 {
 	for (;;)
 	{
-		bool		over = false;
+		bool		out_of_plan = false;
 
 		store_lock(call->hashes, call->nlocks, mode);
 		for (int i = 0; i < call->count; i++)
 		{
-			call_find_windows(&call->works[i], call->clock.now);
-			if (call->works[i].subject != NULL)
-				follow_clock(&call->clock, call->works[i].subject);
+			Work	   *work = &call->works[i];
+
+			call_find_windows(work, call->clock);
+			if (work->subject != NULL && !work->distrusted)
+				follow_clock(&call->clock, work->subject);
 		}
 		for (int i = 0; i < call->count; i++)
-			over |= plan_is_over(&call->works[i], call->clock.now);
-		if (!over)
+			out_of_plan |= is_out_of_plan(&call->works[i], call->clock.now);
+		if (!out_of_plan)
 			return;
 
 		/* Calendars may load a time zone: not under a lock. */

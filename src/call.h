@@ -19,6 +19,8 @@ typedef struct Work
 {
 	const Charge *charge;
 	Subject    *subject;		/* NULL: not in shared memory */
+	bool		distrusted;		/* it has decided by a clock that was wrong, or
+								 * by another one than the call's */
 	MemoryBlock *base;			/* that block numbers of the windows refer to */
 	int			nwindows;		/* of the tier's, the first ones */
 	WindowId	ids[MAX_WINDOWS];	/* of these windows */
@@ -33,7 +35,8 @@ typedef struct Call
 	Request    *request;		/* NULL: it has no id */
 	int			nlocks;			/* what is locked: the subjects, the request */
 	uint64		hashes[MAX_LOCKS];
-	Clock		clock;
+	Clock		clock;			/* when the call is decided */
+	TimestampTz asked_at;		/* what the clock said */
 	int64		cost;
 } Call;
 
@@ -51,6 +54,9 @@ extern void call_add_request(Call *call, Request *request);
 /* Find out which windows the charge is about at this time; no lock. */
 extern void call_plan(Work *work, TimestampTz now);
 
+/* Read the clock again, after a wait; no lock. */
+extern void call_read_clock(Call *call);
+
 /*
  * Lock the subjects, find them and their windows, and move the call's clock
  * on to theirs.
@@ -59,14 +65,14 @@ extern void call_lock(Call *call, LWLockMode mode);
 extern void call_unlock(Call *call);
 
 /*
- * Find one subject and its windows, to be looked at at this time; the lock is
+ * Find one subject and its windows, to be looked at by this clock; the lock is
  * held.
  */
-extern void call_find_windows(Work *work, TimestampTz now);
+extern void call_find_windows(Work *work, Clock clock);
 
 /*
- * Whether all windows of the work are there and nobody is filling any.  If
- * not, they have to be filled from the log; see rebuild.h.
+ * Whether all windows of the work are there, can be believed, and nobody is
+ * filling any.  If not, they have to be filled from the log; see rebuild.h.
  */
 extern bool call_is_complete(const Work *work);
 

@@ -4,11 +4,16 @@
  *		What time it is for a call.
  *
  * The clock is the server's.  It never goes backwards for a key: a key in
- * memory remembers the time of its last decision (see limiter.c), and for
- * those that are not in memory any more the store remembers the latest of
- * theirs (see store_clock_floor()).  Where the clock is set back, two things go
- * back with it, neither of which counts anything: whether a key has expired,
- * and denials of an account that nothing was ever counted for.
+ * memory remembers the time of its last decision, and its next one is later.
+ *
+ * A clock can be wrong.  So where a key has decided more than CLOCK_TOLERANCE
+ * later than the clock says now, or rows of the log say so, that time is not
+ * believed: what was counted then counts as of now, in memory (rebuild.c) as in
+ * the log (redate_rows() in the install script).  A key moves no other's clock by
+ * more than the tolerance.
+ *
+ * In a session with a tierlimit.now of its own that one is the clock.  Neither
+ * clock believes what the other has counted in memory: the log is asked.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,7 +22,6 @@
 #include "clock.h"
 #include "fmgr.h"
 #include "settings.h"
-#include "store.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -37,7 +41,7 @@ clock_read(void)
 
 	if (tierlimit_now[0] == '\0')
 	{
-		clock.now = Max(GetCurrentTimestamp(), store_clock_floor());
+		clock.now = GetCurrentTimestamp();
 		clock.source = CLOCK_SERVER;
 	}
 	else
@@ -45,5 +49,13 @@ clock_read(void)
 		clock.now = session_time();
 		clock.source = CLOCK_SESSION;
 	}
+	return clock;
+}
+
+Clock
+clock_read_again(Clock clock)
+{
+	if (clock.source == CLOCK_SERVER)
+		clock.now = GetCurrentTimestamp();
 	return clock;
 }

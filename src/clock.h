@@ -23,10 +23,19 @@ typedef struct Clock
 } Clock;
 
 /*
+ * A time that is so much later than the clock says is one of a clock that was
+ * wrong.  Below that, who has decided at a later time takes others there with it.
+ */
+#define CLOCK_TOLERANCE USECS_PER_SEC
+
+/*
  * Read the clock that is in force in this session.  May raise an ERROR if
  * tierlimit.now does not fit the session's DateStyle; call it with no lock.
  */
 extern Clock clock_read(void);
+
+/* Read it again, after a wait; one that was handed to us stays as it is. */
+extern Clock clock_read_again(Clock clock);
 
 /* Whether so much time has passed; also where the clock was set back. */
 static inline bool

@@ -44,9 +44,9 @@ retry_after(const Verdict *verdict, TimestampTz expires_at)
 
 	if (verdict->free_at == WINDOW_NEVER)
 		return 0;
-	seconds = Max((verdict->free_at - verdict->decided_at + USECS_PER_SEC - 1)
+	seconds = Max((verdict->free_at - verdict->asked_at + USECS_PER_SEC - 1)
 				  / USECS_PER_SEC, 1);
-	if (verdict->decided_at + seconds * USECS_PER_SEC >= expires_at)
+	if (verdict->asked_at + seconds * USECS_PER_SEC >= expires_at)
 		return 0;
 	return (int32) Min(seconds, PG_INT32_MAX);
 }

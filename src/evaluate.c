@@ -4,8 +4,8 @@
  *		What limits say of a call.
  *
  * Nothing is changed here.  Each limit is asked on its own; then one of them
- * governs the answer.  Of several subjects, one that denies is the last that is
- * asked.
+ * governs the answer.  Where several subjects deny, it is one of the first of
+ * them; but when the call will be admitted depends on all.
  *
  *-------------------------------------------------------------------------
  */
@@ -120,18 +120,16 @@ governing_resets_at(const Work *work, int i, const Verdict *verdict,
 Verdict
 evaluate(const Call *call)
 {
-	Verdict		verdict = {
-		.allowed = true,
-		.decided_at = call->clock.now,
-		.resets_at = DT_NOEND
-	};
+	Verdict		verdict = {.allowed = true, .resets_at = DT_NOEND};
 	const Work *governing = NULL;
 	int			which = 0;
 	int32		shadow_code = 0;
+	TimestampTz all_free_at = DT_NOBEGIN;
 
-	for (int i = 0; i < call->count && verdict.allowed; i++)
+	for (int i = 0; i < call->count; i++)
 	{
 		const Work *work = &call->works[i];
+		bool		decided = !verdict.allowed;
 
 		for (int j = 0; j < work->charge->tier->nlimits; j++)
 		{
@@ -141,7 +139,10 @@ evaluate(const Call *call)
 			/* They come shortest first: the longest one's code is kept. */
 			if (one.shadow_code != 0)
 				shadow_code = one.shadow_code;
-			if (governing == NULL || governs(&one, &verdict, call->cost))
+			if (!one.allowed)
+				all_free_at = Max(all_free_at, one.free_at);
+			if (!decided && (governing == NULL ||
+							 governs(&one, &verdict, call->cost)))
 			{
 				verdict = one;
 				governing = work;
@@ -149,9 +150,13 @@ evaluate(const Call *call)
 			}
 		}
 	}
+	verdict.asked_at = call->asked_at;
+	verdict.decided_at = call->clock.now;
 	if (governing != NULL)
 		verdict.resets_at = governing_resets_at(governing, which, &verdict,
 												call->cost);
+	if (!verdict.allowed)
+		verdict.free_at = all_free_at;
 	verdict.shadow_code = verdict.allowed ? shadow_code : 0;
 	return verdict;
 }

@@ -239,10 +239,13 @@ try_charge(Call *call, LogQueue *queue, LogRow *row, RingPlace *place,
 	return outcome;
 }
 
-/* See to what an operation lacks; no lock is held. */
+/* See to what an operation lacks, which may take time; no lock is held. */
 static void
 provide(Outcome lacking, Call *call, LogQueue *queue, const LogRow *row)
 {
+	if (lacking == DONE)
+		return;
+	call_read_clock(call);
 	switch (lacking)
 	{
 		case DONE:
@@ -260,6 +263,7 @@ provide(Outcome lacking, Call *call, LogQueue *queue, const LogRow *row)
 		case NEEDS_REQUEST:
 			break;
 	}
+	call_read_clock(call);
 }
 
 Verdict
@@ -479,23 +483,6 @@ limiter_refund(const Charge *charge, Clock clock, int64 cost, int64 requests,
 	return giving.given[UNIT_CREDITS];
 }
 
-/* Where nothing was given back, a clock of tests may be set back. */
-static void
-forget_clock(const SubjectName *name)
-{
-	Subject    *subject;
-
-	store_lock(&name->hash, 1, LW_EXCLUSIVE);
-	subject = subject_find(name);
-	if (subject != NULL && subject_empty_at(subject) == PG_INT64_MIN)
-	{
-		if (subject->clock_source == CLOCK_SERVER)
-			store_raise_clock_floor(subject->clock);
-		subject->clock = PG_INT64_MIN;
-	}
-	store_unlock(&name->hash, 1);
-}
-
 void
 limiter_reset(const Charge *charge, Clock clock, LogRow *row)
 {
@@ -506,8 +493,6 @@ limiter_reset(const Charge *charge, Clock clock, LogRow *row)
 	giving.wanted[UNIT_REQUESTS] = PG_INT64_MAX;
 	call_begin_giving_back(&call, charge, clock);
 	give_back(&call, row, &giving);
-	if (giving.given[UNIT_REQUESTS] == 0 && giving.given[UNIT_CREDITS] == 0)
-		forget_clock(&charge->subject);
 }
 
 void

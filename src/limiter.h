@@ -34,6 +34,7 @@ typedef struct Verdict
 {
 	bool		allowed;
 	int32		shadow_code;	/* of a limit that isn't enforced, or 0 */
+	TimestampTz asked_at;		/* what the clock said */
 	TimestampTz decided_at;
 	const TierLimit *limit;		/* the governing one; NULL: no limit applies */
 	int64		remaining;		/* in it, after the call if allowed */

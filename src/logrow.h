@@ -29,6 +29,13 @@ typedef enum LogTextColumn
 	LOG_TEXTS
 } LogTextColumn;
 
+/*
+ * An error_code of a row that is not written: it has the rows that are counted
+ * for a subject (LOG_KEY: its name, shadow_code: its kind) and are later than it
+ * brought to its time.
+ */
+#define LOG_REDATES (-1)
+
 /* An address is an inet without its varlena header. */
 typedef struct LogRow
 {

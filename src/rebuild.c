@@ -21,6 +21,10 @@
  * (those of less than window_slots minutes) have all of their rows read, others
  * the newest ones and sums of minutes.
  *
+ * Rows later than the clock says are of a clock that was wrong, or of an import.
+ * They count as of now; and so that they do so for good, a row that is queued with
+ * the result has the log writer change their times.
+ *
  * Whoever only looks (peek, usage) does the same without a claim, and keeps
  * the result to itself: that works on a standby, too.
  *
@@ -125,24 +129,38 @@ build_window(Building *building, const Work *work, int i, const Past *past,
 	{
 		const PastSum *sum = &past->sums[j];
 
-		if (sum->at > since)
+		if (sum->at > since &&
+			(limit->kind != WINDOW_CALENDAR || sum->at < work->running[i].end))
 			play(window, &building->workshop,
 				 moment_of(work, i, sum->at),
 				 limit->unit == UNIT_CREDITS ? sum->credits : sum->requests);
 	}
 }
 
-/* Where its rows take a subject's clock; DT_NOBEGIN: there are none. */
+/*
+ * Where its rows take a subject's clock; DT_NOBEGIN: there are none.  Those that
+ * are later than it can be now are brought there; whether there were any.
+ */
 static TimestampTz
-clock_after(const Past *past)
+bring_home(Past *past, TimestampTz now, bool *any_later)
 {
-	const PastSum *newest;
+	TimestampTz clock = DT_NOBEGIN;
 
-	if (past->count == 0)
-		return DT_NOBEGIN;
-	newest = &past->sums[past->count - 1];
-	/* what comes after something was given back comes later */
-	return newest->at + (newest->requests < 0 || newest->credits < 0);
+	*any_later = false;
+	for (int i = 0; i < past->count; i++)
+	{
+		PastSum    *sum = &past->sums[i];
+
+		if (sum->at - CLOCK_TOLERANCE > now)
+		{
+			sum->at = clock = Max(clock, now);
+			*any_later = true;
+		}
+		else
+			/* what comes after something was given back comes later */
+			clock = sum->at + (sum->requests < 0 || sum->credits < 0);
+	}
+	return clock;
 }
 
 void
@@ -152,14 +170,16 @@ rebuild_windows(Building *building, Work *work, TimestampTz now,
 	PastSpan	span = span_of(work, now);
 	Past		past = past_read(&work->charge->subject, &span);
 
-	while (past.count > 0 && past.sums[past.count - 1].at >= until)
+	while (until != DT_NOEND && past.count > 0 &&
+		   past.sums[past.count - 1].at >= until)
 		past.count--;
 	memset(&building->workshop, 0, sizeof(Workshop));
-	building->clock = clock_after(&past);
+	building->clock = bring_home(&past, now, &building->any_later);
 	if (building->clock > now)
 	{
 		now = building->clock;
-		call_plan(work, now);
+		if (work->charge->tier->has_calendar)
+			call_plan(work, now);
 	}
 	workshop_grow(&building->workshop);
 	for (int i = 0; i < work->nwindows; i++)
@@ -176,16 +196,30 @@ typedef enum ClaimResult
 	NO_ROOM
 } ClaimResult;
 
+/* Forget what a subject has counted, and when. */
+static void
+forget_windows(Subject *subject, Purse *purse)
+{
+	while (subject->windows != NO_BLOCK)
+		subject_drop_window(subject, subject_window_at(subject->windows), purse);
+	subject->clock = PG_INT64_MIN;
+}
+
 /* Claim the subject, which is created if need be. */
 static ClaimResult
-try_claim(Work *work, TimestampTz now)
+try_claim(Work *work, Clock clock)
 {
 	const SubjectName *name = &work->charge->subject;
 	Purse		purse = {.base = store->blocks};
 	ClaimResult result = CLAIMED;
 
 	store_lock(&name->hash, 1, LW_EXCLUSIVE);
-	call_find_windows(work, now);
+	call_find_windows(work, clock);
+	if (work->distrusted && !work->subject->filling)
+	{
+		forget_windows(work->subject, &purse);
+		call_find_windows(work, clock);
+	}
 	if (work->subject != NULL && work->subject->filling)
 		result = CLAIMED_BY_ANOTHER;
 	else if (call_is_complete(work))
@@ -200,72 +234,124 @@ try_claim(Work *work, TimestampTz now)
 	}
 	if (result == CLAIMED)
 		work->subject->filling = true;
+	pool_return(&store->pool, &purse, partition_of(name->hash));
 	store_unlock(&name->hash, 1);
 	return result;
 }
 
-/*
- * Put the windows that are missing in place, all or none; false if there are
- * not enough blocks.
- */
-static bool
-try_install(Work *work, const Building *building, Clock clock)
+/* Put the windows that are missing in place; the purse has what that takes. */
+static void
+install(Work *work, const Building *building, Purse *purse)
 {
-	const SubjectName *name = &work->charge->subject;
-	Purse		purse = {.base = store->blocks};
-	uint32		needed = 0;
-	bool		fits;
+	for (int i = 0; i < work->nwindows; i++)
+		if (work->windows[i] == NULL)
+			window_copy(&subject_add_window(work->subject, &work->ids[i],
+											purse)->window, purse,
+						&building->windows[i].window,
+						building->workshop.purse.base);
+}
 
-	store_lock(&name->hash, 1, LW_EXCLUSIVE);
-	call_find_windows(work, clock.now);
-	Assert(work->subject != NULL && work->subject->filling);
+static uint32
+blocks_to_install(const Work *work, const Building *building)
+{
+	uint32		needed = 0;
+
 	for (int i = 0; i < work->nwindows; i++)
 		if (work->windows[i] == NULL)
 			needed += 1 + window_blocks(&building->windows[i].window,
 										building->workshop.purse.base);
-	fits = pool_fill(&store->pool, &purse, needed, partition_of(name->hash));
-	for (int i = 0; fits && i < work->nwindows; i++)
-		if (work->windows[i] == NULL)
-			window_copy(&subject_add_window(work->subject, &work->ids[i],
-											&purse)->window, &purse,
-						&building->windows[i].window,
-						building->workshop.purse.base);
-	if (fits && clock.now > work->subject->clock)
-	{
-		work->subject->clock = clock.now;
-		work->subject->clock_source = clock.source;
-	}
-	if (fits && building->clock != DT_NOBEGIN)
-		store_stats(name->hash)->rebuilds++;
-	store_unlock(&name->hash, 1);
-	return fits;
+	return needed;
 }
 
-/*
- * The clock that the subject goes by: ours, or where its rows take it.
- * A time that the server's clock has not come to is not the server's.
- */
-static Clock
-clock_of(const Building *building, Clock clock)
+typedef enum InstallResult
 {
-	if (building->clock > clock.now)
+	INSTALLED,
+	LACKS_BLOCKS,
+	LACKS_LOG
+} InstallResult;
+
+/*
+ * Put the windows that are missing in place, all or none, and with them, if
+ * there is a queue, the row that changes the times of others.
+ */
+static InstallResult
+try_install(Work *work, const Building *building, Clock clock, LogQueue *queue,
+			const LogRow *row)
+{
+	const SubjectName *name = &work->charge->subject;
+	Purse		purse = {.base = store->blocks};
+	RingPlace	place = NO_PLACE;
+	InstallResult result = INSTALLED;
+
+	store_lock(&name->hash, 1, LW_EXCLUSIVE);
+	call_find_windows(work, clock);
+	Assert(work->subject != NULL && work->subject->filling);
+	if (!pool_fill(&store->pool, &purse, blocks_to_install(work, building),
+				   partition_of(name->hash)))
+		result = LACKS_BLOCKS;
+	else if (queue != NULL && !log_reserve(queue, row, &place))
+		result = LACKS_LOG;
+	else
 	{
-		clock.now = building->clock;
-		if (clock.now > GetCurrentTimestamp())
-			clock.source = CLOCK_SESSION;
+		install(work, building, &purse);
+		if (clock.now > work->subject->clock)
+		{
+			work->subject->clock = clock.now;
+			work->subject->clock_source = clock.source;
+		}
+		if (building->clock != DT_NOBEGIN)
+			store_stats(name->hash)->rebuilds++;
+		if (queue != NULL)
+			work->subject->log_position = place.end;
 	}
-	return clock;
+	pool_return(&store->pool, &purse, partition_of(name->hash));
+	store_unlock(&name->hash, 1);
+	log_append(&place, row);
+	return result;
+}
+
+/* The row that brings all later ones of a subject to its clock. */
+static LogRow
+redating_row(const SubjectName *name, const Building *building)
+{
+	LogRow		row = {
+		.at = building->clock,
+		.catalog = name->scope.catalog,
+		.error_code = LOG_REDATES,
+		.shadow_code = (int32) name->kind
+	};
+
+	row.texts[LOG_KEY].bytes = name->name;
+	row.texts[LOG_KEY].length = name->length;
+	return row;
 }
 
 static void
 fill_claimed(Work *work, Clock clock)
 {
+	const SubjectName *name = &work->charge->subject;
 	Building	building;
+	LogQueue   *queue = NULL;
+	LogRow		row;
+	InstallResult result;
 
-	log_wait_written(claim_log_position(&work->charge->subject));
+	log_wait_written(claim_log_position(name));
+	clock = clock_read_again(clock);
+	call_plan(work, clock.now);
 	rebuild_windows(&building, work, clock.now, DT_NOEND);
-	while (!try_install(work, &building, clock_of(&building, clock)))
-		sweep_make_room(clock);
+	row = redating_row(name, &building);
+	clock.now = Max(clock.now, building.clock);
+	do
+	{
+		/* A clock of tests changes nothing in the log. */
+		if (building.any_later && clock.source == CLOCK_SERVER)
+			queue = log_open();
+		result = try_install(work, &building, clock, queue, &row);
+		if (result == LACKS_BLOCKS)
+			sweep_make_room(clock);
+		else if (result == LACKS_LOG)
+			log_wait_for_room(queue, &row);
+	} while (result != INSTALLED);
 	rebuild_done(&building);
 }
 
@@ -274,7 +360,7 @@ rebuild_subject(Work *work, Clock clock)
 {
 	const SubjectName *name = &work->charge->subject;
 
-	switch (try_claim(work, clock.now))
+	switch (try_claim(work, clock))
 	{
 		case NOTHING_TO_CLAIM:
 			break;

@@ -39,12 +39,13 @@ typedef struct Building
 	Workshop	workshop;
 	SubjectWindow windows[MAX_WINDOWS];
 	TimestampTz clock;			/* after what was read; DT_NOBEGIN: nothing */
+	bool		any_later;		/* rows were later than it could be then */
 } Building;
 
 /*
  * Build all windows of a work as they are at this time, or where the subject's
- * newest row takes its clock, if that is later; in the current memory context.
- * What was decided at the time until or later is left out (DT_NOEND: nothing).
+ * newest row takes its clock, if that is a little later; in the current memory
+ * context.  What was decided at the time until or later is left out (DT_NOEND: nothing).
  */
 extern void rebuild_windows(Building *building, Work *work, TimestampTz now,
 							TimestampTz until);

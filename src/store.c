@@ -102,7 +102,6 @@ store_create(void)
 	nblocks = ((char *) store + size - at) / sizeof(MemoryBlock);
 	store->locks = GetNamedLWLockTranche("tierlimit");
 	store->stats_since = GetCurrentTimestamp();
-	pg_atomic_init_u64(&store->clock_floor, 0);
 	pg_atomic_init_u64(&store->address_position, 0);
 	pg_atomic_init_u64(&store->requests_forgotten,
 					   (uint64) store->stats_since);
@@ -262,12 +261,6 @@ store_stats(uint64 hash)
 	return &store->partitions[partition_of(hash)].stats;
 }
 
-TimestampTz
-store_clock_floor(void)
-{
-	return (TimestampTz) pg_atomic_read_u64(&store->clock_floor);
-}
-
 /* Times, and positions, only go on. */
 static void
 raise_to(pg_atomic_uint64 *value, int64 to)
@@ -283,12 +276,6 @@ void
 store_note_address(uint64 position)
 {
 	raise_to(&store->address_position, (int64) position);
-}
-
-void
-store_raise_clock_floor(TimestampTz to)
-{
-	raise_to(&store->clock_floor, to);
 }
 
 void

@@ -62,7 +62,6 @@ typedef struct Store
 	MemoryBlock *blocks;
 	int64		size;			/* of all this, in bytes */
 	TimestampTz stats_since;	/* protected by all partitions' locks */
-	pg_atomic_uint64 clock_floor;	/* see store_clock_floor() */
 	pg_atomic_uint64 address_position;	/* behind the newest row that has an
 										 * address but was not charged to it */
 	pg_atomic_uint64 requests_forgotten;	/* time of the newest request that
@@ -140,14 +139,6 @@ store_prefetch_subject(uint64 hash)
 {
 	store_prefetch_blocks(store->buckets[hash & (store->nbuckets - 1)], 4);
 }
-
-/*
- * The latest time on the server's clock at which a key that was since evicted
- * had a decision: no later call may be decided before it, in case that the
- * system's clock is set back.
- */
-extern TimestampTz store_clock_floor(void);
-extern void store_raise_clock_floor(TimestampTz to);
 
 /* A row up to this position of its queue has an address that isn't charged. */
 extern void store_note_address(uint64 position);

@@ -57,8 +57,6 @@ forget(const Subject *subject)
 {
 	if (subject->kind == SUBJECT_REQUEST)
 		store_forget_request(subject->clock);
-	else if (subject->clock_source == CLOCK_SERVER)
-		store_raise_clock_floor(subject->clock);
 }
 
 /* From when on nothing is lost if the subject goes. */

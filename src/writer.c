@@ -62,6 +62,7 @@ typedef struct Batch
 	int64		decisions;
 	Oid			catalog;		/* see Scope: whose rows these are */
 	bool		collected;
+	bool		redates;		/* it is one row, which changes others' times */
 	LogRow	   *rows[WRITER_MAX_ROWS];
 	LogRow		queued[WRITER_MAX_ROWS];
 	dlist_head	held;			/* rows that are to be freed afterwards */
@@ -98,6 +99,11 @@ static Statement insert_rows = {
 static Statement sum_late_rows = {
 	"SELECT tierlimit.sum_late_rows($1, $2, $3, $4, $5, $7, $8, $9, $12)",
 	LOG_COLUMNS + 1, {COLUMN_TYPES, TIMESTAMPTZOID}, NULL
+};
+
+static Statement redate_rows = {
+	"SELECT tierlimit.redate_rows($1, $2, $3)", 3,
+	{INT4OID, TEXTOID, TIMESTAMPTZOID}, NULL
 };
 
 void
@@ -222,7 +228,8 @@ add_held_rows(bool everything)
 static bool
 says_nothing(const LogRow *row)
 {
-	return row->requests == 0 && row->credits == 0;
+	return row->requests == 0 && row->credits == 0 &&
+		row->error_code != LOG_REDATES;
 }
 
 /* Rows of an installation that is gone belong nowhere. */
@@ -237,17 +244,32 @@ collect(LogQueue *queue, bool everything)
 	batch->until = GetCurrentTimestamp();
 	batch->count = 0;
 	batch->decisions = 0;
+	batch->redates = false;
 	merge_reset(alike_admitted);
 	add_held_rows(everything);
 	while (batch->count < WRITER_MAX_ROWS && held_count <= WRITER_MAX_ROWS &&
-		   (packed = ring_read(&queue->ring, &batch->position)) != NULL)
+		   !batch->redates)
 	{
+		uint64		before = batch->position;
 		LogRow		row;
 
+		if ((packed = ring_read(&queue->ring, &batch->position)) == NULL)
+			break;
 		logrow_unpack(packed, &row);
+		if (row.error_code == LOG_REDATES && batch->count > 0)
+		{
+			/* What comes before it has to be written before it. */
+			batch->position = before;
+			break;
+		}
 		if (here == NULL || row.catalog != here->scope.catalog ||
 			says_nothing(&row))
 			batch->decisions += logrow_decisions(&row);
+		else if (row.error_code == LOG_REDATES)
+		{
+			add_to_batch(&row);
+			batch->redates = true;
+		}
 		else if (row.error_code != 0)
 			hold_back(&row);
 		else
@@ -487,12 +509,30 @@ insert_batch(void)
 		query_write(&sum_late_rows, args, NULL);
 }
 
+/* Bring rows that are later than a time to that time. */
+static void
+redate(const LogRow *row)
+{
+	const LogText *name = &row->texts[LOG_KEY];
+	Datum		args[] = {
+		Int32GetDatum(row->shadow_code),
+		PointerGetDatum(cstring_to_text_with_len(name->bytes, name->length)),
+		TimestampTzGetDatum(row->at)
+	};
+
+	query_write(&redate_rows, args, NULL);
+}
+
 void
 writer_write(LogQueue *queue, bool everything)
 {
 	if (!batch->collected)
 		collect(queue, everything);
-	if (batch->count > 0 && !is_gone(batch->catalog))
+	if (batch->count == 0 || is_gone(batch->catalog))
+		return;
+	if (batch->redates)
+		redate(batch->rows[0]);
+	else
 		insert_batch();
 }
 

@@ -215,7 +215,7 @@ BEGIN
 					WHEN governing.period <= '1 day' THEN 1009
 					ELSE 1010 END);
 				IF governing.frees_at < 'infinity' THEN
-					decision.retry_after := greatest(1, ceil(extract(epoch FROM governing.frees_at - policy.at)));
+					decision.retry_after := greatest(1, ceil(extract(epoch FROM governing.frees_at - now)));
 				END IF;
 			END IF;
 		END IF;
@@ -443,8 +443,10 @@ BEGIN
 			END IF;
 		ELSIF die < 0.88 AND fillers = 0 THEN
 			-- not before a reset, which forgets the clock
+			-- nor by so much that the key's own time is not believed (023_clock.pl)
 			back := model.some_time(pace);
-			IF NOT EXISTS (SELECT FROM model.clock c WHERE c.forgotten AND c.at > now - back) THEN
+			IF NOT EXISTS (SELECT FROM model.clock c
+				WHERE c.forgotten AND c.at > now - back OR c.at > now - back + interval '0.9 seconds') THEN
 				now := now - back;
 			END IF;
 		END IF;

@@ -1,0 +1,113 @@
+# A clock that was wrong heals, and spreads to nobody else: neither one that a
+# session has of its own, nor the server's, as rows of the log show that it was.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib $FindBin::Bin;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use TierlimitTest;
+
+my $node = start_node("log_statement = none\ntierlimit.log_retention = '36500d'");
+
+sql(<<'SQL');
+CREATE EXTENSION tierlimit;
+INSERT INTO tierlimit.tier VALUES ('one'), ('three'), ('monthly'), ('ip');
+INSERT INTO tierlimit.tier_limit (tier, name, period, max, kind) VALUES
+	('one', 'minute', '1 minute', 1, 'sliding'), ('three', 'day', '1 day', 3, 'sliding'),
+	('monthly', 'month', '1 month', 3, 'calendar'), ('ip', 'minute', '1 minute', 100, 'sliding');
+CREATE TABLE secret AS SELECT name, tierlimit.create_key(name, 'three') AS secret FROM (VALUES ('ann'), ('bob')) AS k (name);
+SQL
+
+# at(TIME, CALL...): what calls answer by a clock of their own.
+sub at
+{
+	my ($time, @calls) = @_;
+	return sql(join "\n", "SET tierlimit.now = '$time';", @calls);
+}
+
+my $check = "SELECT allowed, retry_after FROM tierlimit.check('%s', '%s');";
+my $used = "SELECT used FROM tierlimit.usage('%s', '%s');";
+my $close = "abs(extract(epoch FROM decided_at - clock_timestamp())) < 30";
+
+#
+# A clock that was eleven seconds ahead, for one call
+#
+
+my $one = sprintf $check, 'ahead', 'one';
+is(at('2026-01-01 12:00:11+00', $one), 't|', 'ahead: a call is admitted');
+is(at('2026-01-01 12:00:00+00', $one), 'f|60', 'ahead: the next one has to wait for a period');
+is(at('2026-01-01 12:00:59+00', $one), 'f|1', 'ahead: by the clock that is right');
+is(at('2026-01-01 12:01:00+00', $one), 't|', 'ahead: and is admitted then');
+
+# A little ahead, as clocks are.
+$one = sprintf $check, 'a little', 'one';
+is(at('2026-01-01 12:00:00.9+00', $one), 't|', 'a little ahead: a call is admitted');
+is(at('2026-01-01 12:00:00+00', $one), 'f|61', 'a little ahead: it is believed, and retry_after counts from the real time');
+is(at('2026-01-01 12:01:00+00', $one), 'f|1', 'a little ahead: one second earlier it is denied');
+is(at('2026-01-01 12:01:01+00', $one), 't|', 'a little ahead: then it is admitted');
+
+#
+# Far ahead, and then by the server's clock
+#
+
+for my $case ([ 'k1', 'three' ], [ 'k2', 'monthly' ])
+{
+	my ($key, $tier) = @$case;
+
+	at('2030-01-01 00:00:00+00', sprintf($check, $key, $tier));
+	is(sql("SELECT allowed, $close FROM tierlimit.check('$key', '$tier')"), 't|t', "$tier, far ahead: the next call is decided now");
+	is(sql(sprintf $used, $key, $tier), '2', "$tier, far ahead: what was counted counts now");
+	sql('SELECT tierlimit.log_flush()');
+	is(sql("SELECT count(*) FROM tierlimit.request_log WHERE key = '$key' AND at > clock_timestamp()"),
+		'0', "$tier, far ahead: in the log, too");
+	is(differences(), '', "$tier, far ahead: usage is the sum of the log");
+	sql("SELECT tierlimit.reset('$key'), tierlimit.reset('$key')") for 1 .. 2;
+	is(sql("SELECT $close FROM tierlimit.check('$key', '$tier')"), 't', "$tier, far ahead: also after a reset");
+	is(sql("SELECT $close FROM tierlimit.check('another', '$tier')"), 't', "$tier, far ahead: another key is not taken there");
+}
+
+# From the key to its address, and from there to another key.
+my $authorize = "SELECT d.allowed FROM secret, tierlimit.authorize(secret, NULL, '192.0.2.1') d WHERE name = '%s';";
+is(at('2030-01-01+00', sprintf $authorize, 'ann'), 't', 'address: a call of a key far ahead');
+is(sql(sprintf("SELECT d.allowed, $close FROM secret, tierlimit.authorize(secret, NULL, '192.0.2.1') d WHERE name = '%s'", 'bob')),
+	't|t', 'address: another key from there is decided now');
+is(at('2030-01-01+00', sprintf $authorize, 'ann'), 't', 'address: back and forth');
+is(sql(sprintf("SELECT d.allowed, $close FROM secret, tierlimit.authorize(secret, NULL, '192.0.2.1') d WHERE name = '%s'", 'ann')),
+	't|t', 'address: the key itself');
+
+#
+# Rows of the future, of a server whose clock was ahead
+#
+
+sql(<<'SQL');
+INSERT INTO tierlimit.request_log (at, key, tier, error_code, requests, credits)
+SELECT clock_timestamp() + later, key, 'three', 0, 1, 1
+FROM (VALUES ('days', interval '-1 hour'), ('days', '3 days'), ('days', '1000 days'), ('soon', '0.5 seconds')) AS r (key, later);
+INSERT INTO tierlimit.request_log (at, key, tier, error_code, requests, credits) VALUES ('infinity', 'for ever', 'three', 0, 2, 2);
+SQL
+is(sql("SELECT allowed FROM tierlimit.peek('days', 'three')"), 'f', 'log: peek counts rows of the future');
+is(sql("SELECT allowed, retry_after BETWEEN 82790 AND 82800 FROM tierlimit.check('days', 'three')"), 'f|t',
+	'log: they count, as of now');
+is(sql("SELECT allowed, $close FROM tierlimit.check('for ever', 'three')"), 't|t', 'log: rows at infinity do no harm');
+is(sql("SELECT used FROM tierlimit.usage('soon', 'three')"), '1', 'log: a moment later');
+sql('SELECT tierlimit.log_flush()');
+is(sql("SELECT count(*), sum(requests) FROM tierlimit.request_log WHERE key = 'days' AND error_code = 0 AND at <= clock_timestamp()"),
+	'3|3', 'log: the rows are brought to the time when they were found');
+is(differences(), '', 'log: usage is the sum of the log');
+$node->restart;
+is(sql("SELECT allowed, retry_after BETWEEN 82780 AND 82800 FROM tierlimit.check('days', 'three')"), 'f|t', 'after a restart: the same');
+is(differences(), '', 'after a restart: usage is the sum of the log');
+
+# verify() of a calendar window whose period a row is later than.
+sql("SELECT tierlimit.check('month', 'monthly')");
+sql('SELECT tierlimit.log_flush()');
+sql("INSERT INTO tierlimit.request_log (at, key, tier, error_code, requests, credits)
+	VALUES (clock_timestamp() + '1 second', 'month', 'monthly', 0, 1, 1), (clock_timestamp() + '40 days', 'month', 'monthly', 0, 1, 1)");
+is(sql("SELECT limit_name IS NOT NULL, counted FROM tierlimit.verify('month')"), 't|1', 'verify: survives rows of the future');
+
+$node->stop;
+done_testing();
