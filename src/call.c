@@ -50,6 +50,7 @@ begin(Call *call, Clock clock, int64 cost)
 	call->clock = clock;
 	call->asked_at = clock.now;
 	call->cost = cost;
+	call->sharpened = false;
 }
 
 /* Have the call deal with a subject, in so many windows of its tier. */

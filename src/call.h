@@ -38,6 +38,7 @@ typedef struct Call
 	Clock		clock;			/* when the call is decided */
 	TimestampTz asked_at;		/* what the clock said */
 	int64		cost;
+	bool		sharpened;		/* windows were filled again, to be exact */
 } Call;
 
 /* Prepare a call of this cost >= 0; no lock may be held. */

@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "evaluate.h"
+#include "settings.h"
 #include "utils/timestamp.h"
 
 int64
@@ -30,6 +31,21 @@ evaluate_resets_at(const Work *work, int i, TimestampTz now, int64 used)
 		return DT_NOEND;
 	return window_resets_at(&work->windows[i]->window, work->base,
 							moment_of(work, i, now));
+}
+
+bool
+evaluate_is_exact(const TierLimit *limit)
+{
+	return limit->enforce && limit->max <= tierlimit_window_slots;
+}
+
+bool
+evaluate_is_blurred(const Work *work, int i)
+{
+	const TierLimit *limit = &work->charge->tier->limits[i];
+
+	return evaluate_is_exact(limit) &&
+		window_is_blurred(&work->windows[i]->window, limit->max);
 }
 
 /* When one of the windows will have room for amount, if that fits its max. */

@@ -23,6 +23,18 @@ extern int64 evaluate_used(const Work *work, int i, TimestampTz now);
 extern TimestampTz evaluate_resets_at(const Work *work, int i,
 									  TimestampTz now, int64 used);
 
+/*
+ * Whether a limit promises to deny only if its span is full: up to
+ * tierlimit.window_slots.
+ */
+extern bool evaluate_is_exact(const TierLimit *limit);
+
+/*
+ * Whether one of the tier's windows has too rough an idea for its limit, and is
+ * to be filled from the log.
+ */
+extern bool evaluate_is_blurred(const Work *work, int i);
+
 /* The verdict of all limits together, at the call's time. */
 extern Verdict evaluate(const Call *call);
 

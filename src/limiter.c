@@ -152,6 +152,31 @@ count_call(Work *work, TimestampTz now, int64 cost, Purse *purse)
 		count_elsewhere(work, now, cost, purse);
 }
 
+/*
+ * Drop the windows that have too rough an idea to deny by; whether there were
+ * any.
+ */
+static bool
+drop_blurred(Call *call, Purse *purse)
+{
+	bool		any = false;
+
+	for (int i = 0; i < call->count && !call->sharpened; i++)
+	{
+		Work	   *work = &call->works[i];
+
+		for (int j = 0; j < work->charge->tier->nlimits; j++)
+		{
+			if (!evaluate_is_blurred(work, j))
+				continue;
+			subject_drop_window(work->subject, work->windows[j], purse);
+			any = true;
+		}
+	}
+	call->sharpened = true;
+	return any;
+}
+
 /* What is logged of the call's decision. */
 static void
 fill_row(LogRow *row, const Call *call, const Verdict *verdict)
@@ -218,7 +243,9 @@ try_charge(Call *call, LogQueue *queue, LogRow *row, RingPlace *place,
 
 	*verdict = evaluate(call);
 	fill_row(row, call, verdict);
-	if (verdict->allowed && !gather_blocks(call, &purse))
+	if (!verdict->allowed && drop_blurred(call, &purse))
+		outcome = NEEDS_WINDOWS;
+	else if (verdict->allowed && !gather_blocks(call, &purse))
 		outcome = NEEDS_BLOCKS;
 	else if (!log_reserve(queue, row, place))
 		outcome = NEEDS_LOG;
@@ -294,6 +321,15 @@ limiter_charge(const Charge *charges, int count, Clock clock, int64 cost,
 	return verdict;
 }
 
+static bool
+any_blurred(const Work *work)
+{
+	for (int i = 0; i < work->charge->tier->nlimits; i++)
+		if (evaluate_is_blurred(work, i))
+			return true;
+	return false;
+}
+
 /*
  * Lock a call's subjects to look at their windows, which are in shared memory
  * or else built from the log for this backend alone.
@@ -306,7 +342,7 @@ lock_to_look(Call *call)
 	{
 		Work	   *work = &call->works[i];
 
-		if (call_is_complete(work))
+		if (call_is_complete(work) && !any_blurred(work))
 			continue;
 		call_unlock(call);
 		rebuild_for_backend(call, DT_NOEND);

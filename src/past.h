@@ -33,7 +33,7 @@ typedef struct PastSpan
 	TimestampTz single_since;	/* from then on, a sum for each row */
 	int			single;			/* and for the newest so many in any case */
 	int			nborders;		/* times that no sum may cross */
-	Datum		borders[MAX_WINDOWS];
+	Datum		borders[2 * MAX_WINDOWS];
 } PastSpan;
 
 /*

@@ -18,8 +18,9 @@
  * in between.
  *
  * The cost is that of reading: windows whose slots are shorter than a minute
- * (those of less than window_slots minutes) have all of their rows read, others
- * the newest ones and sums of minutes.
+ * (those of less than window_slots minutes), and those that have to be exact, as
+ * their max is within window_slots, have all of their rows read; others the
+ * newest ones and sums of minutes.
  *
  * Rows later than the clock says are of a clock that was wrong, or of an import.
  * They count as of now; and so that they do so for good, a row that is queued with
@@ -34,8 +35,9 @@
 
 #include "access/xlog.h"
 #include "claim.h"
+#include "common/int.h"
+#include "evaluate.h"
 #include "log.h"
-#include "past.h"
 #include "rebuild.h"
 #include "settings.h"
 #include "storage/ipc.h"
@@ -73,6 +75,74 @@ window_since(const Work *work, int i, TimestampTz now)
 		? work->running[i].start - 1 : now - work->ids[i].period;
 }
 
+/* Play one sum into a window. */
+static void
+play(Window *window, Workshop *shop, Moment moment, int64 amount)
+{
+	if (shop->purse.count == 0)
+		workshop_grow(shop);
+	if (amount > 0)
+	{
+		window_advance(window, &shop->purse, moment.now);
+		window_add(window, &shop->purse, moment, amount);
+	}
+	else
+		(void) window_take_back(window, &shop->purse, moment.now, -amount);
+}
+
+static int64
+amount_in(const PastSum *sum, Unit unit)
+{
+	return unit == UNIT_CREDITS ? sum->credits : sum->requests;
+}
+
+/*
+ * The sum from which on the newest window_slots units are found, but for those
+ * that were given back.
+ */
+static int
+first_of_newest(const Past *past, Unit unit)
+{
+	int64		left = tierlimit_window_slots;
+	int			i = past->count;
+
+	/* Numbers from the log can be of any size: they must not wrap around. */
+	while (i > 0 && left > 0)
+		if (pg_sub_s64_overflow(left, amount_in(&past->sums[--i], unit), &left))
+			break;
+	return i;
+}
+
+int64
+rebuild_sum(const Past *past, Unit unit, TimestampTz since, TimestampTz until)
+{
+	int64		sum = 0;
+
+	for (int i = 0; i < past->count; i++)
+	{
+		int64		amount = amount_in(&past->sums[i], unit);
+
+		/* What is given back and was not counted here is of another span. */
+		if (past->sums[i].at <= since || past->sums[i].at > until)
+			continue;
+		if (pg_add_s64_overflow(sum, amount, &sum))
+			sum = PG_INT64_MAX;
+		sum = Max(sum, 0);
+	}
+	return sum;
+}
+
+/*
+ * Whether sums of minutes will do for a window.  A slot that is made of them
+ * spans up to a minute more than the times of its sums do.
+ */
+static bool
+minutes_will_do(const TierLimit *limit)
+{
+	return limit->period_us / tierlimit_window_slots >= 2 * COARSEST_SUM &&
+		!evaluate_is_exact(limit);
+}
+
 /* What of the log the windows of a work need. */
 static PastSpan
 span_of(const Work *work, TimestampTz now)
@@ -91,27 +161,26 @@ span_of(const Work *work, TimestampTz now)
 		if (work->ids[i].kind == WINDOW_CALENDAR)
 			span.borders[span.nborders++] =
 				TimestampTzGetDatum(since + 1 - (since + 1) % USECS_PER_MINUTE);
-		else if (work->ids[i].period / tierlimit_window_slots < COARSEST_SUM)
+		else if (!minutes_will_do(&work->charge->tier->limits[i]))
 			span.single_since = Min(span.single_since, since);
 	}
 	return span;
 }
 
-/* Play one sum into a window. */
 static void
-play(Window *window, Workshop *shop, Moment moment, int64 amount)
+init_window(Window *window, const TierLimit *limit, const WindowId *id)
 {
-	if (shop->purse.count == 0)
-		workshop_grow(shop);
-	if (amount > 0)
-	{
-		window_advance(window, &shop->purse, moment.now);
-		window_add(window, &shop->purse, moment, amount);
-	}
+	if (limit->kind == WINDOW_SLIDING)
+		window_init_sliding(window, limit->period_us, limit->exact_slots,
+							tierlimit_window_slots);
 	else
-		(void) window_take_back(window, &shop->purse, moment.now, -amount);
+		window_init_calendar(window, id->period, id->phase);
 }
 
+/*
+ * The newest units, of which a limit within window_slots can deny, are told
+ * apart, however many older ones there are: those are kept together.
+ */
 static void
 build_window(Building *building, const Work *work, int i, const Past *past,
 			 TimestampTz now)
@@ -119,30 +188,30 @@ build_window(Building *building, const Work *work, int i, const Past *past,
 	const TierLimit *limit = &work->charge->tier->limits[i];
 	Window	   *window = &building->windows[i].window;
 	TimestampTz since = window_since(work, i, now);
+	int			newest = first_of_newest(past, limit->unit);
 
-	if (limit->kind == WINDOW_SLIDING)
-		window_init_sliding(window, limit->period_us, limit->exact_slots,
-							tierlimit_window_slots);
-	else
-		window_init_calendar(window, work->ids[i].period, work->ids[i].phase);
+	init_window(window, limit, &work->ids[i]);
+	window_set_exact(window, 0);
+	if (limit->kind == WINDOW_SLIDING && minutes_will_do(limit))
+		window->sliding.slot_width -= COARSEST_SUM;
 	for (int j = 0; j < past->count; j++)
 	{
 		const PastSum *sum = &past->sums[j];
 
+		if (j == newest)
+			window_set_exact(window, PG_UINT32_MAX);
 		if (sum->at > since &&
 			(limit->kind != WINDOW_CALENDAR || sum->at < work->running[i].end))
 			play(window, &building->workshop,
-				 moment_of(work, i, sum->at),
-				 limit->unit == UNIT_CREDITS ? sum->credits : sum->requests);
+				 moment_of(work, i, sum->at), amount_in(sum, limit->unit));
 	}
+	window_set_exact(window, limit->exact_slots);
+	if (limit->kind == WINDOW_SLIDING && minutes_will_do(limit))
+		window->sliding.slot_width += COARSEST_SUM;
 }
 
-/*
- * Where its rows take a subject's clock; DT_NOBEGIN: there are none.  Those that
- * are later than it can be now are brought there; whether there were any.
- */
-static TimestampTz
-bring_home(Past *past, TimestampTz now, bool *any_later)
+TimestampTz
+rebuild_bring_home(Past *past, TimestampTz now, bool *any_later)
 {
 	TimestampTz clock = DT_NOBEGIN;
 
@@ -174,7 +243,7 @@ rebuild_windows(Building *building, Work *work, TimestampTz now,
 		   past.sums[past.count - 1].at >= until)
 		past.count--;
 	memset(&building->workshop, 0, sizeof(Workshop));
-	building->clock = bring_home(&past, now, &building->any_later);
+	building->clock = rebuild_bring_home(&past, now, &building->any_later);
 	if (building->clock > now)
 	{
 		now = building->clock;

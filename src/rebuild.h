@@ -12,6 +12,7 @@
 #define TIERLIMIT_REBUILD_H
 
 #include "call.h"
+#include "past.h"
 
 /*
  * Fill the windows of a work that are missing in shared memory, or wait until
@@ -50,6 +51,20 @@ typedef struct Building
 extern void rebuild_windows(Building *building, Work *work, TimestampTz now,
 							TimestampTz until);
 extern void rebuild_done(Building *building);
+
+/*
+ * Bring the rows home that are later than it can be at this time, and return
+ * where its rows take a subject's clock: DT_NOBEGIN if there are none.
+ */
+extern TimestampTz rebuild_bring_home(Past *past, TimestampTz now,
+									  bool *any_later);
+
+/*
+ * What of a unit was counted in the half-open span (since, until], and not given
+ * back.
+ */
+extern int64 rebuild_sum(const Past *past, Unit unit, TimestampTz since,
+						 TimestampTz until);
 
 /* The tier that a subject was last called under; NULL if it never was. */
 extern text *rebuild_tier(const SubjectName *name);

@@ -179,12 +179,11 @@ compare_limits(const void *a, const void *b)
 /*
  * What a refund gives back is what is counted, be it requests or credits.  Of a
  * tier that limits only one of them it has to know the other as well: so there
- * is one more window, like its longest limit, with no more than a rough idea of
- * when they were spent.  Calls do not ask for it; whoever gives back does, and
- * from then on it is counted until it has run empty.
+ * is one more window, like its longest limit.  Calls do not ask for it; whoever
+ * gives back does, and from then on it is counted until it has run empty.
  */
 static void
-add_rough_window(Tier *tier)
+add_refund_window(Tier *tier)
 {
 	TierLimit  *extra = &tier->limits[tier->nlimits];
 	int			of_unit[2] = {0};
@@ -199,7 +198,6 @@ add_rough_window(Tier *tier)
 	extra->unit = of_unit[UNIT_CREDITS] > 0 ? UNIT_REQUESTS : UNIT_CREDITS;
 	extra->max = PG_INT64_MAX;
 	extra->enforce = false;
-	extra->exact_slots = 0;
 	tier->nwindows++;
 }
 
@@ -225,7 +223,7 @@ add_tier(Tables *tables, int first, int last)
 		tier->limits[i] = read_limit(first + i, tables->context);
 	qsort(tier->limits, tier->nlimits, sizeof(TierLimit), compare_limits);
 	tier->nwindows = tier->nlimits;
-	add_rough_window(tier);
+	add_refund_window(tier);
 	for (int i = 0; i < tier->nwindows; i++)
 		tier->has_calendar |= tier->limits[i].kind == WINDOW_CALENDAR;
 }

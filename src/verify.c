@@ -25,152 +25,192 @@
 
 PG_FUNCTION_INFO_V1(tierlimit_verify);
 
-/* A subject's windows as limits of a tier, as if there were one that has just these. */
-typedef struct Copy
+/* What a window of a subject counts. */
+typedef struct CountedWindow
 {
-	Tier		tier;
-	TierLimit	limits[MAX_WINDOWS];
-	Charge		charge;
-	Work		work;
+	WindowId	id;
+	Span		span;			/* that it counts: (start, end] */
+	int64		slack;			/* before that it may count yet; microseconds */
+	int64		counted;
+} CountedWindow;
+
+/* A subject's windows as they were at a time. */
+typedef struct CountedSubject
+{
+	const SubjectName *name;
 	TimestampTz now;
-	int64		counted[MAX_WINDOWS];
-} Copy;
+	int			count;
+	CountedWindow windows[MAX_WINDOWS];
+} CountedSubject;
 
-/* The window as a limit. */
-static TierLimit
-limit_of(const SubjectWindow *window)
+/* Calendars that are over count nothing: false. */
+static bool
+note_window(CountedWindow *noted, const SubjectWindow *window, TimestampTz now)
 {
-	WindowId	id = subject_window_id(window);
-	TierLimit	limit = {
-		.kind = window->window.kind,
-		.unit = (Unit) id.unit,
-		.period_us = id.period,
-		.exact_slots = window->window.exact_slots
-	};
+	const Window *w = &window->window;
+	Moment		moment = {now, {0, 0}};
 
-	return limit;
+	noted->id = subject_window_id(window);
+	if (w->kind == WINDOW_CALENDAR)
+	{
+		moment.running = w->calendar.span;
+		if (now >= moment.running.end)
+			return false;
+		noted->span.start = moment.running.start - 1;
+		noted->span.end = moment.running.end - 1;
+		noted->slack = 0;
+	}
+	else
+	{
+		noted->span.start = now - w->sliding.period;
+		noted->span.end = now;
+		noted->slack = w->sliding.slot_width;
+	}
+	noted->counted = window_used(w, store->blocks, moment);
+	return true;
 }
 
 /*
  * Claim a subject and note what its windows count; false if it is not in
- * memory, or claimed by another.  Windows that have no slots of their own
- * (tiers.c) have but a rough idea, and calendars that are over have none.
+ * memory, or claimed by another.
  */
 static bool
-claim_and_copy(Copy *copy, const SubjectName *name, TimestampTz now)
+claim_and_note(CountedSubject *noted, const SubjectName *name, TimestampTz now)
 {
 	Subject    *subject;
 	SubjectWindow *window = NULL;
 	bool		claimed;
 
-	memset(copy, 0, sizeof(Copy));
-	copy->charge.subject = *name;
-	copy->charge.tier = &copy->tier;
-	copy->work.charge = &copy->charge;
+	noted->name = name;
+	noted->count = 0;
 	store_lock(&name->hash, 1, LW_EXCLUSIVE);
 	subject = subject_find(name);
 	claimed = subject != NULL && !subject->filling;
 	if (claimed)
 	{
 		subject->filling = true;
-		copy->now = Max(now, subject->clock);
+		noted->now = Max(now, subject->clock);
 		window = subject_window_at(subject->windows);
 	}
-	for (; window != NULL && copy->work.nwindows < MAX_WINDOWS;
+	for (; window != NULL && noted->count < MAX_WINDOWS;
 		 window = subject_window_at(window->next))
-	{
-		int			i = copy->work.nwindows;
-		Moment		moment = {copy->now, {0, 0}};
-
-		if (window->window.kind == WINDOW_CALENDAR)
-		{
-			moment.running = window->window.calendar.span;
-			if (copy->now >= moment.running.end)
-				continue;
-		}
-		else if (window->window.exact_slots == 0)
-			continue;
-		copy->limits[i] = limit_of(window);
-		copy->work.ids[i] = subject_window_id(window);
-		copy->work.running[i] = moment.running;
-		copy->counted[i] = window_used(&window->window, store->blocks, moment);
-		copy->work.nwindows++;
-	}
-	copy->tier.limits = copy->limits;
+		noted->count += note_window(&noted->windows[noted->count], window,
+									noted->now);
 	store_unlock(&name->hash, 1);
 	return claimed;
 }
 
-/* What a limit like this is called in a tier; otherwise, what it is. */
+/* What a limit with this window is called in a tier; otherwise, what it is. */
 static Datum
-limit_name(const TierLimit *like, const text *tier_name)
+limit_name(const WindowId *id, const text *tier_name)
 {
 	const Tier *tier = tier_name == NULL ? NULL
 		: tiers_find(VARDATA_ANY(tier_name), VARSIZE_ANY_EXHDR(tier_name));
 
 	for (int i = 0; tier != NULL && i < tier->nlimits; i++)
-		if (tier->limits[i].period_us == like->period_us &&
-			tier->limits[i].kind == like->kind &&
-			tier->limits[i].unit == like->unit)
+		if (tier->limits[i].period_us == id->period &&
+			tier->limits[i].kind == id->kind &&
+			tier->limits[i].unit == id->unit)
 			return tier->limits[i].name;
 	return CStringGetTextDatum(psprintf("%lld s, %s",
-										(long long) (like->period_us / USECS_PER_SEC),
-										like->unit == UNIT_CREDITS ? "credits" : "requests"));
+										(long long) (id->period / USECS_PER_SEC),
+										id->unit == UNIT_CREDITS ? "credits" : "requests"));
 }
 
 static void
-put_difference(ReturnSetInfo *result, const Copy *copy, int i,
-			   const text *tier, int64 logged)
+put_row(ReturnSetInfo *result, const CountedSubject *noted,
+		const CountedWindow *window, const text *tier, int64 logged,
+		int64 difference)
 {
-	const SubjectName *name = &copy->charge.subject;
+	const SubjectName *name = noted->name;
 	Datum		values[] = {
 		PointerGetDatum(cstring_to_text_with_len(name->name, name->length)),
-		limit_name(&copy->limits[i], tier),
-		Int64GetDatum(copy->counted[i]),
+		limit_name(&window->id, tier),
+		Int64GetDatum(window->counted),
 		Int64GetDatum(logged),
-		Int64GetDatum(copy->counted[i] - logged)
+		Int64GetDatum(difference)
 	};
 	bool		nulls[lengthof(values)] = {0};
 
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
+/*
+ * A window that keeps calls together may count some of them for up to a slot's
+ * width too long: that is no difference.
+ */
 static void
-compare_claimed(ReturnSetInfo *result, Copy *copy)
+compare_window(ReturnSetInfo *result, const CountedSubject *noted,
+			   const CountedWindow *window, const Past *past, const text *tier)
 {
-	Building	building;
-	text	   *tier;
+	Unit		unit = (Unit) window->id.unit;
+	int64		logged = rebuild_sum(past, unit, window->span.start,
+									 window->span.end);
+	int64		at_most = rebuild_sum(past, unit,
+									  window->span.start - window->slack,
+									  window->span.end);
+	int64		allowed = Max(Min(window->counted, at_most), logged);
 
-	log_wait_written(claim_log_position(&copy->charge.subject));
-	tier = past_tier(&copy->charge.subject);
-	rebuild_windows(&building, &copy->work, copy->now, DT_NOEND);
-	for (int i = 0; i < copy->work.nwindows; i++)
+	put_row(result, noted, window, tier, logged, window->counted - allowed);
+}
+
+/* What of the log the windows need: sums that cross none of their borders. */
+static PastSpan
+span_of(const CountedSubject *noted)
+{
+	PastSpan	span = {
+		.since = noted->now,
+		.single_since = DT_NOEND
+	};
+
+	for (int i = 0; i < noted->count; i++)
 	{
-		Moment		moment = {copy->now, copy->work.running[i]};
+		const CountedWindow *window = &noted->windows[i];
+		TimestampTz starts[] = {window->span.start,
+		window->span.start - window->slack};
 
-		put_difference(result, copy, i, tier,
-					   window_used(&building.windows[i].window,
-								   building.workshop.purse.base, moment));
+		for (size_t j = 0; j < lengthof(starts); j++)
+			span.borders[span.nborders++] =
+				TimestampTzGetDatum(starts[j] - starts[j] % USECS_PER_MINUTE);
+		span.since = Min(span.since, starts[1]);
 	}
-	rebuild_done(&building);
+	return span;
+}
+
+static void
+compare_claimed(ReturnSetInfo *result, const CountedSubject *noted)
+{
+	PastSpan	span = span_of(noted);
+	Past		past;
+	text	   *tier;
+	bool		any_later;
+
+	log_wait_written(claim_log_position(noted->name));
+	tier = past_tier(noted->name);
+	past = past_read(noted->name, &span);
+	(void) rebuild_bring_home(&past, noted->now, &any_later);
+	for (int i = 0; i < noted->count; i++)
+		compare_window(result, noted, &noted->windows[i], &past, tier);
+	if (past.sums != NULL)
+		pfree(past.sums);
 }
 
 static void
 compare(ReturnSetInfo *result, const SubjectName *name, TimestampTz now)
 {
-	Copy	   *copy = palloc(sizeof(Copy));
+	CountedSubject *noted = palloc(sizeof(CountedSubject));
 
 	claim_wait(name);
-	if (claim_and_copy(copy, name, now))
+	if (claim_and_note(noted, name, now))
 	{
 		PG_ENSURE_ERROR_CLEANUP(claim_clean_up, PointerGetDatum(name));
 		{
-			compare_claimed(result, copy);
+			compare_claimed(result, noted);
 		}
 		PG_END_ENSURE_ERROR_CLEANUP(claim_clean_up, PointerGetDatum(name));
 		claim_release(name);
 	}
-	pfree(copy);
+	pfree(noted);
 }
 
 /* Names of subjects, as they are found in memory. */

@@ -17,6 +17,10 @@
  * 2 of them.  Each call adds at most one slot and each slot is dropped once,
  * whole blocks at a time: the work per call is constant whatever the limit.
  *
+ * A window that was kept under a large limit may have calls together that a
+ * smaller one would tell apart.  It knows how many of its newest units are not
+ * among those; where these don't do, its owner has to fill another one.
+ *
  * A calendar window is one number that belongs to one period.
  *
  *-------------------------------------------------------------------------
@@ -24,6 +28,8 @@
 #include "window.h"
 
 #include <string.h>
+
+#define MAX_APART ((1 << 24) - 1)
 
 void
 window_init_sliding(Window *window, int64_t period, uint32_t exact_slots,
@@ -135,11 +141,41 @@ window_add_needs_block(const Window *window)
 }
 
 void
+window_set_exact(Window *window, uint32_t exact_slots)
+{
+	window->exact_slots = exact_slots;
+}
+
+bool
+window_is_blurred(const Window *window, int64_t max)
+{
+	return window->kind == WINDOW_SLIDING &&
+		window->apart < window->sliding.history.sum && window->apart < max;
+}
+
+void
 window_require_exact(Window *window, uint32_t exact_slots)
 {
 	if (window->kind == WINDOW_SLIDING &&
 		window->exact_slots < exact_slots)
 		window->exact_slots = exact_slots;
+}
+
+/* Add to a sliding window; puts down whether calls of two times meet in a slot. */
+static void
+add_sliding(Window *window, Purse *purse, int64_t now, int64_t amount)
+{
+	History    *history = &window->sliding.history;
+	uint32_t	count = history->count;
+	int64_t		last = history->open_last;
+
+	history_add(history, purse, now, amount,
+				count < window->exact_slots ? 0 : window->sliding.slot_width);
+	if (history->count == count && now != last)
+		window->apart = 0;
+	else
+		window->apart = amount < MAX_APART - window->apart
+			? window->apart + (uint32_t) amount : MAX_APART;
 }
 
 void
@@ -159,13 +195,7 @@ window_add(Window *window, Purse *purse, Moment moment, int64_t amount)
 		return;
 
 	if (window->kind == WINDOW_SLIDING)
-	{
-		SlidingWindow *sliding = &window->sliding;
-
-		history_add(&sliding->history, purse, moment.now, amount,
-					sliding->history.count < window->exact_slots
-					? 0 : sliding->slot_width);
-	}
+		add_sliding(window, purse, moment.now, amount);
 	else
 	{
 		CalendarWindow *calendar = &window->calendar;
@@ -176,6 +206,17 @@ window_add(Window *window, Purse *purse, Moment moment, int64_t amount)
 		calendar->span = moment.running;
 		calendar->last = moment.now;
 	}
+}
+
+static int64_t
+take_sliding(Window *window, Purse *purse, int64_t amount)
+{
+	int64_t		taken = history_take_newest(&window->sliding.history, purse,
+											amount);
+
+	window->apart = taken < window->apart
+		? window->apart - (uint32_t) taken : 0;
+	return taken;
 }
 
 int64_t
@@ -189,7 +230,7 @@ window_take_back(Window *window, Purse *purse, int64_t now, int64_t amount)
 	if (window->kind == WINDOW_SLIDING)
 	{
 		window_advance(window, purse, now);
-		return history_take_newest(&window->sliding.history, purse, amount);
+		return take_sliding(window, purse, amount);
 	}
 
 	if (amount > window->calendar.used)

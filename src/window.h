@@ -55,7 +55,9 @@ typedef struct CalendarWindow
 
 typedef struct Window
 {
-	WindowKind	kind;
+	uint32_t	kind:8;			/* WindowKind */
+	uint32_t	apart:24;		/* sliding: so many of the newest units, at least,
+								 * are in slots of one time each */
 	uint32_t	exact_slots;	/* sliding: with fewer, each call has its own */
 	union
 	{
@@ -118,9 +120,17 @@ extern bool window_add_needs_block(const Window *window);
 
 /*
  * Have a sliding window tell calls apart up to so many slots from now on, if
- * it did so for fewer.
+ * it did so for fewer; or up to just so many.
  */
 extern void window_require_exact(Window *window, uint32_t exact_slots);
+extern void window_set_exact(Window *window, uint32_t exact_slots);
+
+/*
+ * Whether a call that finds max units counted may find too many, since calls
+ * are kept together that have not all left.  It can't, if the newest max units
+ * are apart: as long as an older slot is there, all of these are.
+ */
+extern bool window_is_blurred(const Window *window, int64_t max);
 
 /* Count amount >= 0 at this moment, to which the window was advanced. */
 extern void window_add(Window *window, Purse *purse, Moment moment,
