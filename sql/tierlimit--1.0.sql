@@ -479,7 +479,8 @@ CREATE TYPE tierlimit.decision AS (
 	limit_name text,
 	cost bigint,
 	decided_at timestamptz,
-	reset_at timestamptz
+	reset_at timestamptz,
+	repeated boolean
 );
 
 COMMENT ON TYPE tierlimit.decision IS 'What every check returns';
@@ -490,6 +491,7 @@ COMMENT ON COLUMN tierlimit.decision.error_code IS '0 when allowed';
 COMMENT ON COLUMN tierlimit.decision.limit_name IS 'the governing limit';
 COMMENT ON COLUMN tierlimit.decision.cost IS 'credits asked for';
 COMMENT ON COLUMN tierlimit.decision.reset_at IS 'sliding: when the oldest counted call leaves; calendar: when the period ends';
+COMMENT ON COLUMN tierlimit.decision.repeated IS 'the first answer to this request_id, given again';
 
 CREATE FUNCTION tierlimit.check(key text, tier text DEFAULT NULL, cost bigint DEFAULT 1,
 		endpoint text DEFAULT NULL, request_id text DEFAULT NULL)

@@ -128,6 +128,7 @@ decision_again(const Question *question, const Admission *admission)
 	text	   *tier = cstring_to_text_with_len(admission->names,
 												admission->tier_length);
 	TierLimit  *limit = palloc0(sizeof(TierLimit));
+	Decision	decision;
 	Verdict		verdict = {
 		.allowed = true,
 		.decided_at = admission->decided_at,
@@ -139,8 +140,11 @@ decision_again(const Question *question, const Admission *admission)
 	limit->max = admission->max;
 	limit->name = PointerGetDatum(cstring_to_text_with_len(limit_name,
 														   admission->limit_length));
-	return decision_by_limits(&verdict, PointerGetDatum(question->key),
-							  PointerGetDatum(tier), admission->cost, DT_NOEND);
+	decision = decision_by_limits(&verdict, PointerGetDatum(question->key),
+								  PointerGetDatum(tier), admission->cost,
+								  DT_NOEND);
+	decision.repeated = true;
+	return decision;
 }
 
 /*
@@ -154,6 +158,7 @@ decision_by_log(const Question *question, const Charge *charges, int count,
 	Charge		then[MAX_CHARGES];
 	const Tier *tier = NULL;
 	Verdict		verdict;
+	Decision	decision;
 
 	memcpy(then, charges, count * sizeof(Charge));
 	if (logged->tier != NULL)
@@ -163,9 +168,11 @@ decision_by_log(const Question *question, const Charge *charges, int count,
 		then[count - 1].tier = tier;
 	verdict = limiter_recall(then, count, logged->at, logged->cost);
 	verdict.allowed = true;
-	return decision_by_limits(&verdict, PointerGetDatum(question->key),
-							  then[count - 1].tier->name, logged->cost,
-							  DT_NOEND);
+	decision = decision_by_limits(&verdict, PointerGetDatum(question->key),
+								  then[count - 1].tier->name, logged->cost,
+								  DT_NOEND);
+	decision.repeated = true;
+	return decision;
 }
 
 Decision
@@ -185,17 +192,24 @@ decide_by_charges(const Question *question, const Policy *policy,
 		return decision_of(question, policy, &verdict, cost);
 	}
 
-	request_init(&request, charges[0].subject.scope, row.texts[LOG_KEY],
-				 row.texts[LOG_REQUEST_ID]);
-	do
+	request_init(&request, charges[0].subject.scope, &row,
+				 question->has_cost);
+	for (;;)
 	{
-		if (request_read(&request, policy->clock.now, &logged))
-			return decision_by_log(question, charges, count, &logged);
 		verdict = limiter_charge(charges, count, policy->clock, cost, &row,
 								 &request);
-	} while (request.uncertain);
-	return request.repeated ? decision_again(question, &request.admission)
-		: decision_of(question, policy, &verdict, cost);
+		if (!request.uncertain)
+			break;
+		if (request_read(&request, policy->clock.now, &logged))
+		{
+			request_require_same(&request);
+			return decision_by_log(question, charges, count, &logged);
+		}
+	}
+	if (!request.repeated)
+		return decision_of(question, policy, &verdict, cost);
+	request_require_same(&request);
+	return decision_again(question, &request.admission);
 }
 
 Decision

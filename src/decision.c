@@ -95,6 +95,7 @@ decision_columns(const Decision *decision, Datum *values, bool *nulls)
 	values[DECISION_COST] = Int64GetDatum(decision->cost);
 	values[DECISION_DECIDED_AT] = TimestampTzGetDatum(decision->decided_at);
 	values[DECISION_RESET_AT] = TimestampTzGetDatum(decision->resets_at);
+	values[DECISION_REPEATED] = BoolGetDatum(decision->repeated);
 
 	memset(nulls, false, DECISION_COLUMNS * sizeof(bool));
 	nulls[DECISION_LIMIT] = limit == NULL;

@@ -27,6 +27,7 @@ typedef struct Decision
 	TimestampTz resets_at;		/* DT_NOEND: NULL */
 	int64		cost;
 	TimestampTz decided_at;
+	bool		repeated;		/* the first answer to a request, again */
 } Decision;
 
 /* The columns of tierlimit.decision, in their order. */
@@ -45,6 +46,7 @@ typedef enum DecisionColumn
 	DECISION_COST,
 	DECISION_DECIDED_AT,
 	DECISION_RESET_AT,
+	DECISION_REPEATED,
 	DECISION_COLUMNS
 } DecisionColumn;
 

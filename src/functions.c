@@ -102,7 +102,10 @@ key_argument(FunctionCallInfo fcinfo, int n)
 static text *
 request_id_argument(FunctionCallInfo fcinfo, int n)
 {
-	return require_short(text_argument(fcinfo, n), "request_id");
+	text	   *id = require_short(text_argument(fcinfo, n), "request_id");
+
+	/* An empty one is none. */
+	return id == NULL || VARSIZE_ANY_EXHDR(id) == 0 ? NULL : id;
 }
 
 /* For functions that are told, not asked: there must be a key. */

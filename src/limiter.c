@@ -232,7 +232,8 @@ try_charge(Call *call, LogQueue *queue, LogRow *row, RingPlace *place,
 		await_record_of(call->request);
 		return DONE;
 	}
-	if (call->request != NULL && request_is_uncertain(call->request))
+	if (call->request != NULL &&
+		request_is_uncertain(call->request, call->clock.now))
 		return NEEDS_REQUEST;
 	for (int i = 0; i < call->count; i++)
 		if (!call_is_complete(&call->works[i]))
@@ -254,8 +255,7 @@ try_charge(Call *call, LogQueue *queue, LogRow *row, RingPlace *place,
 		for (int i = 0; verdict->allowed && i < call->count; i++)
 			count_call(&call->works[i], call->clock.now, call->cost, &purse);
 		if (verdict->allowed && call->request != NULL)
-			request_remember(call->request, verdict, call->cost,
-							 row->texts[LOG_TIER], place->end, &purse);
+			request_remember(call->request, verdict, place->end, &purse);
 		note_row(call, place, row);
 		if (verdict->allowed)
 			stats->admitted++;

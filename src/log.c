@@ -192,6 +192,14 @@ log_is_written(Oid database, uint64 position)
 	return queue == NULL || ring_tail(&queue->ring) >= position;
 }
 
+uint64
+log_newest_position(void)
+{
+	LogQueue   *queue = queue_of(MyDatabaseId);
+
+	return queue == NULL ? 0 : ring_head(&queue->ring);
+}
+
 /* What makes the wait below end has to be undone in any case. */
 static void
 stop_waiting(int code, Datum arg)

@@ -41,6 +41,9 @@ extern void log_nudge(LogQueue *queue);
  */
 extern void log_wait_written(uint64 position);
 
+/* Behind the newest row of this database that is on its way. */
+extern uint64 log_newest_position(void);
+
 /* Whether that is so already; in a database without a queue, everything is. */
 extern bool log_is_written(Oid database, uint64 position);
 

@@ -4,68 +4,90 @@
  *		Requests that may be repeated: which were admitted lately?
  *
  * A caller who got no answer tries again with the same request_id, and is not
- * charged twice.  A request is a subject of its own, named by the SHA-256 of
- * key and id, whose record is what was answered.  It is made under the same
- * locks as the charge, so that of two at a time only one is charged.
+ * charged twice.  Three things know of a request, and the first one that is sure
+ * is asked:
+ *
+ *	1. an answer in memory: a subject of its own, named by a hash of key and id,
+ *	   whose record is what was answered.  There are at most so many as take an
+ *	   eighth of tierlimit.memory; a new one takes the place of an older one;
+ *	2. a fingerprint in memory (seen.c), three bytes in a line of them that the
+ *	   hash belongs to: what was not seen is new.  Lines take at most a quarter of
+ *	   tierlimit.memory, and are made when they are first needed;
+ *	3. the log, by an index: it is asked if a fingerprint says so, and if memory
+ *	   may not know: for request_memory() after the first request of a scope, that
+ *	   is after a start, a promotion, CREATE DATABASE ... TEMPLATE, a restore.
+ *
+ * A request is looked up, charged and put down under one lock, so that of two at
+ * a time only one is charged.  The log is read without it; whether somebody else
+ * was charged meanwhile is told by the version of the line.
  *
  * Only admissions are remembered.  A denial charges nothing that a retry could
  * charge again; and who waits as long as retry_after says is to be admitted,
- * which the same denial again would not be.
- *
- * Like any subject, a request makes room when it is of no use any more, or
- * when memory is full and its row is written.  In that case, and after a start
- * of the server, it is looked up in the log, by an index: for REQUEST_MEMORY
- * after what was forgotten (store->requests_forgotten); else new requests cost
- * nothing.
+ * which the same denial again would not be.  A call that was given back is not
+ * known any more: whoever repeats it is charged.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "compat.h"
+#include "log.h"
 #include "query.h"
 #include "request.h"
-#include "sha256.h"
+#include "seen.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-StaticAssertDecl(REQUEST_DIGEST_LENGTH == PG_SHA256_DIGEST_LENGTH,
-				 "the digest is a SHA-256");
+/* Answers take at most this part of the blocks. */
+#define BLOCKS_PER_ANSWER 8
 
-static Statement logged_query = {
-	"SELECT at, credits, tier FROM tierlimit.request_log"
-	" WHERE key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1"
-	" AND request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $2"
-	" AND at OPERATOR(pg_catalog.>) $3 AND error_code OPERATOR(pg_catalog.=) 0"
-	" ORDER BY at DESC LIMIT 1", 3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, NULL
+#define ROWS_OF_REQUEST \
+	"SELECT at, requests::bigint, credits, tier, endpoint FROM tierlimit.request_log WHERE "
+#define ID_AND_TIME \
+	" AND request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1" \
+	" AND at OPERATOR(pg_catalog.>) $2 AND error_code OPERATOR(pg_catalog.=) 0" \
+	" ORDER BY at, requests DESC"
+
+static Statement rows_of_key = {
+	ROWS_OF_REQUEST "key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $3" ID_AND_TIME,
+	3, {TEXTOID, TIMESTAMPTZOID, TEXTOID}, NULL
+};
+
+static Statement rows_of_nobody = {
+	ROWS_OF_REQUEST "key IS NULL" ID_AND_TIME, 2, {TEXTOID, TIMESTAMPTZOID}, NULL
 };
 
 /* A length in front of the key tells where it ends. */
 static void
-make_digest(Request *request)
+make_digest(Request *request, Scope scope)
 {
-	char		bytes[1 + 2 * MAX_NAME_LENGTH];
-	int			key_length = request->key.length;
+	LogText		key = request->row->texts[LOG_KEY];
+	LogText		id = request->row->texts[LOG_REQUEST_ID];
+	unsigned char bytes[sizeof(Scope) + 1 + 2 * MAX_NAME_LENGTH];
+	unsigned char *at = bytes;
 
-	Assert(key_length <= MAX_NAME_LENGTH &&
-		   request->id.length <= MAX_NAME_LENGTH);
-	bytes[0] = (char) key_length;
-	memcpy(bytes + 1, request->key.bytes, key_length);
-	memcpy(bytes + 1 + key_length, request->id.bytes, request->id.length);
-	sha256(bytes, 1 + key_length + request->id.length, request->digest);
+	Assert(key.length <= MAX_NAME_LENGTH && id.length <= MAX_NAME_LENGTH);
+	memcpy(at, &scope, sizeof(Scope));
+	at += sizeof(Scope);
+	*at++ = (unsigned char) key.length;
+	if (key.length > 0)
+		memcpy(at, key.bytes, key.length);
+	at += key.length;
+	memcpy(at, id.bytes, id.length);
+	at += id.length;
+
+	/* Two hashes of 64 bits, with seeds that nobody knows. */
+	request->digest[0] = hash_bytes_extended(bytes, at - bytes, store->seed);
+	request->digest[1] = hash_bytes_extended(bytes, at - bytes, ~store->seed);
 }
 
-void
-request_init(Request *request, Scope scope, LogText key, LogText id)
+static uint32
+hash_of(LogText text)
 {
-	request->key = key;
-	request->id = id;
-	request->repeated = false;
-	make_digest(request);
-	request->subject = subject_name(scope, SUBJECT_REQUEST,
-									(const char *) request->digest,
-									sizeof(request->digest));
+	return text.bytes == NULL ? 0
+		: hash_bytes((const unsigned char *) text.bytes, text.length);
 }
 
 static uint32
@@ -73,6 +95,104 @@ admission_size(const Admission *admission)
 {
 	return offsetof(Admission, names) + admission->tier_length +
 		admission->limit_length;
+}
+
+static SeenLine *
+line_of(const Request *request)
+{
+	BlockNo		line = *store_line(request->subject.hash);
+
+	return line == NO_BLOCK ? NULL : (SeenLine *) &store->blocks[line];
+}
+
+static uint32
+print_of(const Request *request)
+{
+	return (uint32) (request->digest[1] >> 32);
+}
+
+/* Fingerprints are of no use any more: ask the log for what was admitted. */
+static void
+forget_known_scopes(void)
+{
+	SpinLockAcquire(&store->known_scopes_mutex);
+	memset(store->known_scopes, 0, sizeof(store->known_scopes));
+	SpinLockRelease(&store->known_scopes_mutex);
+	pg_atomic_fetch_add_u32(&store->known_generation, 1);
+}
+
+/*
+ * The number of an epoch.  Where the setting was changed since the lines were
+ * filled, what they say of older epochs is not to be relied on.
+ */
+static int64
+epoch_of(TimestampTz now)
+{
+	uint64		length = (uint64) request_memory() / SEEN_EPOCHS;
+	uint64		was = pg_atomic_read_u64(&store->epoch_length);
+
+	if (unlikely(was != length) &&
+		pg_atomic_compare_exchange_u64(&store->epoch_length, &was, length) &&
+		was != 0)
+		forget_known_scopes();
+	return now / (int64) length;
+}
+
+static inline bool
+is_of_scope(const KnownScope *known, Scope scope)
+{
+	return known->since != 0 && known->scope.database == scope.database &&
+		known->scope.catalog == scope.catalog;
+}
+
+/*
+ * From when on all requests of a scope are known by their fingerprints: since its
+ * first one that came to this memory.  (Of more scopes than there is room for,
+ * some are asked for in the log more often than needed.)
+ */
+static KnownScope
+known_scope(Scope scope)
+{
+	static KnownScope mine;
+	static uint32 generation;
+	uint32		now = pg_atomic_read_u32(&store->known_generation);
+	KnownScope	fresh = {.scope = scope};
+	KnownScope *slot = &store->known_scopes[scope.database % MAX_KNOWN_SCOPES];
+
+	if (is_of_scope(&mine, scope) && generation == now)
+		return mine;
+
+	fresh.since = GetCurrentTimestamp();
+	fresh.log_position = log_newest_position();
+	SpinLockAcquire(&store->known_scopes_mutex);
+	for (int i = MAX_KNOWN_SCOPES - 1; i >= 0; i--)
+		if (store->known_scopes[i].since == 0)
+			slot = &store->known_scopes[i];
+	for (int i = 0; i < MAX_KNOWN_SCOPES; i++)
+		if (is_of_scope(&store->known_scopes[i], scope))
+			slot = &store->known_scopes[i];
+	if (!is_of_scope(slot, scope))
+		*slot = fresh;
+	mine = *slot;
+	SpinLockRelease(&store->known_scopes_mutex);
+	generation = now;
+	return mine;
+}
+
+void
+request_init(Request *request, Scope scope, const LogRow *row, bool names_cost)
+{
+	request->epoch = epoch_of(row->at);
+	request->known = known_scope(scope);
+	request->row = row;
+	request->names_cost = names_cost;
+	request->not_logged = false;
+	request->uncertain = false;
+	request->repeated = false;
+	make_digest(request, scope);
+	request->subject = subject_name(scope, SUBJECT_REQUEST,
+									(const char *) request->digest,
+									sizeof(request->digest));
 }
 
 bool
@@ -83,37 +203,72 @@ request_recall(Request *request, TimestampTz now)
 	if (subject == NULL || subject->record_state != RECORD_PRESENT)
 		return false;
 	subject_get_record(subject, (char *) &request->admission);
-	request->repeated = request->admission.decided_at + REQUEST_MEMORY > now;
+	request->repeated = request->admission.decided_at + request_memory() > now;
 	return request->repeated;
 }
 
 bool
-request_is_uncertain(const Request *request)
+request_is_uncertain(Request *request, TimestampTz now)
 {
-	return pg_atomic_read_u64(&store->requests_forgotten) != request->forgotten;
+	const SeenLine *line = line_of(request);
+	uint16		version = line == NULL ? 0 : line->version;
+
+	if (request->not_logged && version == request->version)
+		return false;
+	request->version = version;
+	request->not_logged = false;
+	if (line != NULL && seen_maybe(line, print_of(request), request->epoch))
+		request->log_position = PG_UINT64_MAX;
+	else if (now - request_memory() <= request->known.since)
+		request->log_position = request->known.log_position;
+	else
+		return false;
+	return true;
 }
 
 uint32
 request_blocks(const Request *request)
 {
 	return subject_blocks(&request->subject) +
-		record_blocks(&request->subject, sizeof(Admission));
+		record_blocks(&request->subject, sizeof(Admission)) +
+		(line_of(request) == NULL ? 1 : 0);
 }
 
-void
-request_remember(Request *request, const Verdict *verdict, int64 cost,
-				 LogText tier, uint64 log_position, Purse *purse)
+/* Whether an answer may be kept; an older one in its bucket may have to go. */
+static bool
+make_room_for_answer(const Request *request, Purse *purse)
+{
+	BlockNo    *oldest = NULL;
+
+	if (pg_atomic_read_u32(&store->answers) <
+		store->pool.size / BLOCKS_PER_ANSWER)
+		return true;
+	for (BlockNo *link = store_bucket(request->subject.hash);
+		 *link != NO_BLOCK; link = &subject_at(*link)->next)
+		if (subject_at(*link)->kind == SUBJECT_REQUEST &&
+			(oldest == NULL ||
+			 subject_at(*link)->clock < subject_at(*oldest)->clock))
+			oldest = link;
+	if (oldest == NULL)
+		return false;
+	subject_remove_at(request->subject.hash, oldest, purse);
+	return true;
+}
+
+static Admission
+admission_of(const Request *request, const Verdict *verdict)
 {
 	const TierLimit *limit = verdict->limit;
+	LogText		tier = request->row->texts[LOG_TIER];
 	const text *name = limit == NULL ? NULL
 		: (const text *) DatumGetPointer(limit->name);
-	Subject    *subject = subject_find(&request->subject);
 	Admission	admission = {
 		.decided_at = verdict->decided_at,
 		.resets_at = verdict->resets_at,
-		.cost = cost,
+		.cost = request->row->credits,
 		.max = limit == NULL ? 0 : limit->max,
 		.remaining = verdict->remaining,
+		.endpoint = hash_of(request->row->texts[LOG_ENDPOINT]),
 		.has_limit = limit != NULL,
 		.tier_length = tier.length,
 		.limit_length = name == NULL ? 0 : VARSIZE_ANY_EXHDR(name)
@@ -123,58 +278,130 @@ request_remember(Request *request, const Verdict *verdict, int64 cost,
 	if (name != NULL)
 		memcpy(admission.names + admission.tier_length, VARDATA_ANY(name),
 			   admission.limit_length);
+	return admission;
+}
+
+void
+request_remember(Request *request, const Verdict *verdict, uint64 log_position,
+				 Purse *purse)
+{
+	Admission	admission = admission_of(request, verdict);
+	BlockNo    *line = store_line(request->subject.hash);
+	Subject    *subject;
+
+	/* First the fingerprint, without which the answer may not go. */
+	if (*line == NO_BLOCK)
+	{
+		*line = purse_take(purse);
+		memset(&store->blocks[*line], 0, sizeof(SeenLine));
+	}
+	seen_add(line_of(request), print_of(request),
+			 request->epoch);
+
+	subject = subject_find(&request->subject);
 	if (subject == NULL)
+	{
+		if (!make_room_for_answer(request, purse))
+			return;
 		subject = subject_create(&request->subject, purse);
+	}
 	subject_set_record(subject, RECORD_PRESENT, (const char *) &admission,
 					   admission_size(&admission), purse);
 	subject->clock = verdict->decided_at;
 	subject->log_position = log_position;
 }
 
-static Datum
-text_datum(LogText value)
+void
+request_forget(const Request *request, Purse *purse)
 {
-	return PointerGetDatum(cstring_to_text_with_len(value.bytes, value.length));
+	Subject    *subject = subject_find(&request->subject);
+
+	if (subject != NULL)
+		subject_set_record(subject, RECORD_UNKNOWN, NULL, 0, purse);
 }
 
-/* Whether memory knows the request; and who has forgotten any, whether. */
-static bool
-may_be_forgotten(Request *request, TimestampTz now)
+static text *
+text_of(LogText value)
 {
-	bool		known;
+	return cstring_to_text_with_len(value.bytes, value.length);
+}
 
-	request->forgotten = pg_atomic_read_u64(&store->requests_forgotten);
-	if (now - REQUEST_MEMORY > (TimestampTz) request->forgotten)
+/* Whether an endpoint of the log's is the one that is asked for. */
+static bool
+same_endpoint(LogText asked, const char *logged)
+{
+	if (asked.bytes == NULL || logged == NULL)
+		return asked.bytes == NULL && logged == NULL;
+	return asked.length == strlen(logged) &&
+		memcmp(asked.bytes, logged, asked.length) == 0;
+}
+
+/*
+ * The call that the rows speak of, the newest one that was not given back; false
+ * if there is none.
+ */
+static bool
+find_call(Request *request, LoggedRequest *logged)
+{
+	int64		requests = 0;
+	int64		credits = 0;
+	int			call = -1;
+
+	for (int i = 0; i < (int) SPI_processed; i++)
+	{
+		int64		more = DatumGetInt64(query_value(i, 2, (Datum) 0));
+
+		if (more > 0)
+			call = i;
+		requests += more;
+		credits += DatumGetInt64(query_value(i, 3, (Datum) 0));
+	}
+	if (call < 0 || (requests <= 0 && credits <= 0))
 		return false;
-	store_lock(&request->subject.hash, 1, LW_SHARED);
-	known = request_recall(request, now);
-	store_unlock(&request->subject.hash, 1);
-	request->repeated = false;
-	return !known;
+	logged->at = DatumGetTimestampTz(query_value(call, 1, (Datum) 0));
+	logged->cost = DatumGetInt64(query_value(call, 3, (Datum) 0));
+	logged->tier = query_text(call, 4);
+	request->admission.cost = logged->cost;
+	request->admission.endpoint = hash_of(request->row->texts[LOG_ENDPOINT]) +
+		!same_endpoint(request->row->texts[LOG_ENDPOINT], query_string(call, 5));
+	return true;
 }
 
 bool
 request_read(Request *request, TimestampTz now, LoggedRequest *logged)
 {
+	LogText		key = request->row->texts[LOG_KEY];
 	Reading		reading;
 	Datum		args[3];
 	bool		found;
 
-	if (!may_be_forgotten(request, now))
-		return false;
-
+	log_wait_written(request->log_position);
 	query_begin(&reading);
-	args[0] = text_datum(request->key);
-	args[1] = text_datum(request->id);
-	args[2] = TimestampTzGetDatum(now - REQUEST_MEMORY);
-	query_run(&reading, &logged_query, args);
-	found = SPI_processed > 0;
-	if (found)
-	{
-		logged->at = DatumGetTimestampTz(query_value(0, 1, (Datum) 0));
-		logged->cost = DatumGetInt64(query_value(0, 2, (Datum) 0));
-		logged->tier = query_text(0, 3);
-	}
+	args[0] = PointerGetDatum(text_of(request->row->texts[LOG_REQUEST_ID]));
+	args[1] = TimestampTzGetDatum(now - request_memory());
+	if (key.bytes != NULL)
+		args[2] = PointerGetDatum(text_of(key));
+	query_run(&reading, key.bytes != NULL ? &rows_of_key : &rows_of_nobody, args);
+	found = find_call(request, logged);
 	query_end(&reading);
+	request->not_logged = !found;
 	return found;
+}
+
+void
+request_require_same(const Request *request)
+{
+	const Admission *admission = &request->admission;
+	const char *differs = NULL;
+
+	if (request->names_cost && request->row->credits != admission->cost)
+		differs = "cost";
+	if (hash_of(request->row->texts[LOG_ENDPOINT]) != admission->endpoint)
+		differs = "endpoint";
+	if (differs != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("request_id was used for another call"),
+				 errdetail("That call of the same key had another %s.", differs),
+				 errhint("Send the same request_id only to repeat a call.")));
 }

@@ -10,11 +10,14 @@
 
 #include "limiter.h"
 #include "registry.h"
+#include "settings.h"
 
-/* How long a request_id makes a retry safe. */
-#define REQUEST_MEMORY (10 * USECS_PER_MINUTE)
-
-#define REQUEST_DIGEST_LENGTH 32
+/* How long a request_id makes a retry safe, in microseconds. */
+static inline int64
+request_memory(void)
+{
+	return tierlimit_request_memory * USECS_PER_SEC;
+}
 
 /* What is answered again to who repeats a request that was admitted. */
 typedef struct Admission
@@ -24,6 +27,7 @@ typedef struct Admission
 	int64		cost;
 	int64		max;			/* these two of the governing limit */
 	int64		remaining;
+	uint32		endpoint;		/* a hash */
 	bool		has_limit;		/* there is one */
 	uint8		tier_length;
 	uint8		limit_length;
@@ -34,32 +38,35 @@ typedef struct Admission
 struct Request
 {
 	SubjectName subject;		/* its name is the digest */
-	uint8		digest[REQUEST_DIGEST_LENGTH];
-	LogText		key;
-	LogText		id;
+	uint64		digest[2];
+	int64		epoch;			/* in which it is asked; see seen.h */
+	KnownScope	known;
+	const LogRow *row;			/* what is asked: key, id, tier, endpoint, cost */
+	bool		names_cost;		/* or leaves it to the endpoint's price */
 	bool		uncertain;		/* nothing was done: look it up in the log */
+	bool		not_logged;		/* it was, as of this version of its line */
+	uint16		version;
+	uint64		log_position;	/* the log has to be written up to there then */
 	bool		repeated;		/* admitted before; then this was answered: */
 	Admission	admission;
-	uint64		forgotten;		/* store's requests_forgotten, when it was
-								 * looked up in the log */
 };
 
-/* Points to itself, so it must not be copied. */
-extern void request_init(Request *request, Scope scope, LogText key,
-						 LogText id);
+/* Points to itself and to the row, so it must not be copied. */
+extern void request_init(Request *request, Scope scope, const LogRow *row,
+						 bool names_cost);
 
 /*
  * Under the lock of its partition: whether it was admitted within
- * REQUEST_MEMORY before now, as far as memory knows; then request->admission is
- * set.  The lock is needed SHARED.
+ * request_memory() before now, as far as memory knows; then request->admission
+ * is set.  The lock is needed SHARED.
  */
 extern bool request_recall(Request *request, TimestampTz now);
 
 /*
- * Whether memory has forgotten a request since request_read(), so that this one
- * has to be read again; under the lock.
+ * Whether it may have been admitted, so that the log has to be asked; under the
+ * lock.
  */
-extern bool request_is_uncertain(const Request *request);
+extern bool request_is_uncertain(Request *request, TimestampTz now);
 
 /*
  * Remember that it was admitted; takes up to request_blocks() blocks.  The
@@ -67,8 +74,10 @@ extern bool request_is_uncertain(const Request *request);
  */
 extern uint32 request_blocks(const Request *request);
 extern void request_remember(Request *request, const Verdict *verdict,
-							 int64 cost, LogText tier, uint64 log_position,
-							 Purse *purse);
+							 uint64 log_position, Purse *purse);
+
+/* Forget what was answered: the call was given back.  The lock EXCLUSIVE. */
+extern void request_forget(const Request *request, Purse *purse);
 
 /* What the log says of an admitted request. */
 typedef struct LoggedRequest
@@ -79,10 +88,13 @@ typedef struct LoggedRequest
 } LoggedRequest;
 
 /*
- * Look a request up in the log, if it may be there though memory does not know
- * it: after a start of the server, or when memory was full.  No lock.
+ * Look a request up in the log that is uncertain; false if it is not there, or
+ * was given back.  Waits for the log.  No lock.
  */
 extern bool request_read(Request *request, TimestampTz now,
 						 LoggedRequest *logged);
+
+/* Raise an ERROR unless what was admitted is what is asked for again. */
+extern void request_require_same(const Request *request);
 
 #endif							/* TIERLIMIT_REQUEST_H */

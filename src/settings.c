@@ -27,6 +27,7 @@ int			tierlimit_durability = DURABILITY_ASYNC;
 int			tierlimit_flush_interval = 200;
 int			tierlimit_log_granularity = 0;
 int			tierlimit_log_retention = DEFAULT_RETENTION;
+int			tierlimit_request_memory = 10 * SECS_PER_MINUTE;
 bool		tierlimit_enabled = true;
 char	   *tierlimit_now = "";
 
@@ -126,6 +127,14 @@ settings_define(void)
 							&tierlimit_log_retention,
 							DEFAULT_RETENTION, HOURS_PER_DAY * MINS_PER_HOUR, PG_INT32_MAX,
 							PGC_SIGHUP, GUC_UNIT_MIN,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("tierlimit.request_memory",
+							"Sets the time for which a request_id is known, so that a retry is not charged again.",
+							NULL,
+							&tierlimit_request_memory,
+							10 * SECS_PER_MINUTE, 1, SECS_PER_DAY,
+							PGC_SIGHUP, GUC_UNIT_S,
 							NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("tierlimit.enabled",

@@ -21,6 +21,7 @@ extern int	tierlimit_durability;	/* Durability */
 extern int	tierlimit_flush_interval;	/* ms */
 extern int	tierlimit_log_granularity;	/* ms */
 extern int	tierlimit_log_retention;	/* minutes */
+extern int	tierlimit_request_memory;	/* seconds */
 extern bool tierlimit_enabled;
 extern char *tierlimit_now;		/* "" or a valid timestamptz */
 

@@ -5,10 +5,11 @@
  *
  * One segment of tierlimit.memory, fixed at server start:
  *
- *		Store | buckets | marks | blocks
+ *		Store | buckets | marks | lines | blocks
  *
  * The blocks hold everything that grows: subjects, their windows, the
- * histories of those (subject.h, window.h, history.h).  Nothing is kept per
+ * histories of those (subject.h, window.h, history.h); and which requests were
+ * seen (seen.h).  Nothing is kept per
  * backend.  Blocks that were never used cost no physical memory.
  *
  * Locks, in the order in which they are taken:
@@ -48,6 +49,9 @@
  */
 #define BUCKETS_PER_MARK 16
 #define MAX_MARKS 16384
+
+/* Request ids take up to a quarter of the blocks for their lines. */
+#define BLOCKS_PER_LINE 4
 
 Store	   *store = NULL;
 
@@ -96,15 +100,20 @@ store_create(void)
 										   NUM_PARTITIONS));
 	store->nmarks = Min(Max(store->nbuckets / BUCKETS_PER_MARK, NUM_PARTITIONS),
 						MAX_MARKS);
+	store->nlines = Max(pg_prevpower2_32(room / BLOCK_SIZE / BLOCKS_PER_LINE),
+						NUM_PARTITIONS);
 	store->buckets = carve(&at, store->nbuckets * sizeof(BlockNo));
 	store->marks = carve(&at, store->nmarks * sizeof(Mark));
+	store->lines = carve(&at, store->nlines * sizeof(BlockNo));
 	store->blocks = (MemoryBlock *) at;
 	nblocks = ((char *) store + size - at) / sizeof(MemoryBlock);
 	store->locks = GetNamedLWLockTranche("tierlimit");
 	store->stats_since = GetCurrentTimestamp();
 	pg_atomic_init_u64(&store->address_position, 0);
-	pg_atomic_init_u64(&store->requests_forgotten,
-					   (uint64) store->stats_since);
+	pg_atomic_init_u64(&store->epoch_length, 0);
+	pg_atomic_init_u32(&store->known_generation, 0);
+	pg_atomic_init_u32(&store->answers, 0);
+	SpinLockInit(&store->known_scopes_mutex);
 	pg_atomic_init_u64(&store->no_room_since, 0);
 	pg_atomic_init_u64(&store->no_room_until, 0);
 	pg_atomic_init_u32(&store->swept, 0);
@@ -254,6 +263,13 @@ store_mark(uint64 hash)
 	return &store->marks[hash & (store->nmarks - 1)];
 }
 
+BlockNo *
+store_line(uint64 hash)
+{
+	Assert(store_locked(hash, LW_SHARED));
+	return &store->lines[hash & (store->nlines - 1)];
+}
+
 PartitionStats *
 store_stats(uint64 hash)
 {
@@ -276,12 +292,6 @@ void
 store_note_address(uint64 position)
 {
 	raise_to(&store->address_position, (int64) position);
-}
-
-void
-store_forget_request(TimestampTz at)
-{
-	raise_to(&store->requests_forgotten, at);
 }
 
 StoreTotals

@@ -11,6 +11,7 @@
 #include "clock.h"
 #include "compat.h"
 #include "pool.h"
+#include "scope.h"
 #include "storage/condition_variable.h"
 #include "storage/lwlock.h"
 
@@ -26,6 +27,16 @@ typedef struct Mark
 	TransactionId changed_by;	/* the newest transaction that made one */
 	bool		several;		/* and older ones may still be running */
 } Mark;
+
+/* From when on all request ids of a scope are known; see request.c. */
+typedef struct KnownScope
+{
+	Scope		scope;
+	TimestampTz since;			/* 0: nobody's */
+	uint64		log_position;	/* what was admitted before lies before it */
+} KnownScope;
+
+#define MAX_KNOWN_SCOPES 64
 
 typedef struct PartitionStats
 {
@@ -47,9 +58,9 @@ typedef union PaddedPartitionStats
 } PaddedPartitionStats;
 
 /*
- * Hash h belongs to bucket h % nbuckets, to mark h % nmarks and to partition
- * h % NUM_PARTITIONS.  All are powers of two, and there are at least as many
- * buckets and marks as partitions, so that each of them belongs to one.
+ * Hash h belongs to bucket h % nbuckets, to mark h % nmarks, to line h % nlines
+ * and to partition h % NUM_PARTITIONS.  All are powers of two, and there are at
+ * least as many of each as partitions, so that each of them belongs to one.
  */
 typedef struct Store
 {
@@ -57,15 +68,20 @@ typedef struct Store
 	uint32		nbuckets;
 	uint32		nmarks;
 	LWLockPadded *locks;		/* one a partition */
+	uint32		nlines;
 	BlockNo    *buckets;		/* each a chain of subjects; see subject.h */
+	BlockNo    *lines;			/* each a SeenLine, or NO_BLOCK; see request.c */
 	Mark	   *marks;
 	MemoryBlock *blocks;
 	int64		size;			/* of all this, in bytes */
 	TimestampTz stats_since;	/* protected by all partitions' locks */
 	pg_atomic_uint64 address_position;	/* behind the newest row that has an
 										 * address but was not charged to it */
-	pg_atomic_uint64 requests_forgotten;	/* time of the newest request that
-											 * is not in memory; see request.c */
+	pg_atomic_uint64 epoch_length;	/* these are of request.c */
+	pg_atomic_uint32 known_generation;	/* all scopes were forgotten so often */
+	pg_atomic_uint32 answers;	/* subjects that remember one */
+	KnownScope	known_scopes[MAX_KNOWN_SCOPES];
+	slock_t		known_scopes_mutex;
 	pg_atomic_uint64 no_room_since; /* when a sweep was in vain; see sweep.c */
 	pg_atomic_uint64 no_room_until; /* and how long no other is tried */
 	pg_atomic_uint32 swept;		/* blocks freed by all sweeps so far */
@@ -110,6 +126,7 @@ extern bool store_locked(uint64 hash, LWLockMode mode);
 /* These need the lock of the hash's partition, as does what they point to. */
 extern BlockNo *store_bucket(uint64 hash);
 extern Mark *store_mark(uint64 hash);
+extern BlockNo *store_line(uint64 hash);
 extern PartitionStats *store_stats(uint64 hash);
 
 /*
@@ -142,9 +159,6 @@ store_prefetch_subject(uint64 hash)
 
 /* A row up to this position of its queue has an address that isn't charged. */
 extern void store_note_address(uint64 position);
-
-/* A request that was admitted at this time is no more in memory. */
-extern void store_forget_request(TimestampTz at);
 
 /* Figures of the whole store; no lock may be held. */
 typedef struct StoreTotals

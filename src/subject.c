@@ -195,6 +195,8 @@ subject_create(const SubjectName *name, Purse *purse)
 									 purse);
 	*link = block;
 	store_stats(name->hash)->keys += counts_as_key(subject);
+	if (subject->kind == SUBJECT_REQUEST)
+		pg_atomic_fetch_add_u32(&store->answers, 1);
 	return subject;
 }
 
@@ -211,6 +213,8 @@ subject_remove_at(uint64 hash, BlockNo *link, Purse *purse)
 	bytes_free(subject->record, purse);
 	*link = subject->next;
 	store_stats(hash)->keys -= counts_as_key(subject);
+	if (subject->kind == SUBJECT_REQUEST)
+		pg_atomic_fetch_sub_u32(&store->answers, 1);
 	purse_put(purse, block);
 }
 

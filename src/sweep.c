@@ -51,19 +51,11 @@ typedef struct Sweep
 	int			evict_count;	/* so many of them at most */
 } Sweep;
 
-/* What the store has to know of a subject that goes. */
-static void
-forget(const Subject *subject)
-{
-	if (subject->kind == SUBJECT_REQUEST)
-		store_forget_request(subject->clock);
-}
-
 /* From when on nothing is lost if the subject goes. */
 static TimestampTz
 empty_at(const Subject *subject)
 {
-	return subject->kind == SUBJECT_REQUEST ? subject->clock + REQUEST_MEMORY
+	return subject->kind == SUBJECT_REQUEST ? subject->clock + request_memory()
 		: subject_empty_at(subject);
 }
 
@@ -82,7 +74,6 @@ has_run_empty(const Subject *subject, Sweep *sweep)
 		sweep->next_empty = Min(sweep->next_empty, at);
 		return false;
 	}
-	forget(subject);
 	return true;
 }
 
@@ -105,7 +96,6 @@ can_make_room(const Subject *subject, Sweep *sweep)
 	if (subject->clock <= sweep->evict_until && sweep->evict_count > 0)
 	{
 		sweep->evict_count--;
-		forget(subject);
 		return true;
 	}
 	return has_run_empty(subject, sweep);

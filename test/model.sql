@@ -221,6 +221,7 @@ BEGIN
 		END IF;
 	END IF;
 	decision.allowed := decision.error_code = 0;
+	decision.repeated := false;
 	decision.http_status := 200;
 	IF NOT decision.allowed THEN
 		SELECT e.name, e.http_status INTO decision.error, decision.http_status

@@ -63,7 +63,7 @@ RETURNS tierlimit.decision LANGUAGE sql AS $$
 	SELECT ROW(false, CASE WHEN limit_name IS NOT NULL THEN 30 END,
 		CASE WHEN limit_name IS NOT NULL THEN 0 END, retry_after, wanted, e.name, e.http_status,
 		'somebody', 'Free', limit_name, 7, '2026-08-04 00:00:00.5+00',
-		CASE WHEN limit_name IS NOT NULL THEN timestamptz '2026-08-04 00:00:41+00' END)::tierlimit.decision
+		CASE WHEN limit_name IS NOT NULL THEN timestamptz '2026-08-04 00:00:41+00' END, false)::tierlimit.decision
 	FROM (SELECT refusal.code AS wanted) w LEFT JOIN tierlimit.error_code e ON e.code = wanted
 $$;
 SET tierlimit.now = '2026-08-04 00:00:00.5+00';

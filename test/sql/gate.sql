@@ -120,6 +120,7 @@ SELECT allowed, remaining, decided_at FROM tierlimit.authorize(secret_of('g acti
 SET tierlimit.now = '2026-07-03 12:00:01+00';
 SELECT allowed, remaining, decided_at FROM tierlimit.authorize(secret_of('g active'), '/v1/x', '198.51.100.20', NULL, 'req-2');
 SELECT allowed, remaining, decided_at FROM tierlimit.authorize(secret_of('g active'), '/v1/x', '198.51.100.20', NULL, 'req-1');
+SELECT allowed, remaining, decided_at, repeated FROM tierlimit.check('g active', NULL, 1, '/v1/x', 'req-1');
 SELECT allowed, remaining, decided_at FROM tierlimit.check('g active', NULL, 1, NULL, 'req-1');
 SELECT allowed, remaining, decided_at, cost FROM tierlimit.check('g other', 'gate', 7, NULL, 'req-1');
 SELECT allowed, remaining, decided_at, cost FROM tierlimit.check('g other', 'gate', 8, NULL, 'req-1');
@@ -133,7 +134,7 @@ SELECT allowed, retry_after FROM tierlimit.check('g other', 'gate', 1, NULL, 'de
 SET tierlimit.now = '2026-07-03 12:10:00+00';
 SELECT decided_at, remaining FROM tierlimit.check('g other', 'gate', 7, NULL, 'req-1');
 SET tierlimit.now = '2026-07-03 12:09:59.999999+00';
-SELECT decided_at FROM tierlimit.check('g other', 'gate', 1, NULL, 'req-1');
+SELECT decided_at, repeated FROM tierlimit.check('g other', 'gate', 7, NULL, 'req-1');
 SELECT tierlimit.log_flush();
 SELECT key, request_id, count(*) FROM tierlimit.request_log WHERE request_id ~ '^(req|o-|denied)' AND error_code = 0 GROUP BY 1, 2 ORDER BY 1, 2;
 DELETE FROM tierlimit.tier WHERE name = 'ip';

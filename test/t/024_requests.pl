@@ -1,0 +1,116 @@
+# A request_id charges once: whoever has forgotten it, and however often it comes
+# at a time; and once again only when the call was given back.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib $FindBin::Bin;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use TierlimitTest;
+
+my $node = start_node("log_statement = none\ntierlimit.memory = 2MB", allows_streaming => 1, name => 'primary');
+
+sql(<<'SQL');
+CREATE EXTENSION tierlimit;
+INSERT INTO tierlimit.tier VALUES ('wide');
+INSERT INTO tierlimit.tier_limit (tier, name, period, max) VALUES ('wide', 'day', '1 day', 1000000);
+SQL
+
+# once(KEY, ID): a call that may be repeated.
+sub once
+{
+	my ($key, $id, $database) = @_;
+	return sql("SELECT allowed, repeated FROM tierlimit.check('$key', 'wide', 1, '/x', '$id')", $database);
+}
+
+sub used
+{
+	my ($key, $database) = @_;
+	return sql("SELECT used FROM tierlimit.usage('$key', 'wide')", $database);
+}
+
+#
+# An empty one is none, and it belongs to one call
+#
+
+is(once('empty', '') . once('empty', ''), 't|ft|f', 'an empty id is none');
+is(once('same', 'a'), 't|f', 'a call');
+is(once('same', 'a'), 't|t', 'is answered again');
+like(error_of("SELECT tierlimit.check('same', 'wide', 2, '/x', 'a')"), qr/ERROR:  22023: .*DETAIL: .*cost/s, 'with another cost it is another call');
+like(error_of("SELECT tierlimit.check('same', 'wide', 1, '/y', 'a')"), qr/ERROR:  22023: .*DETAIL: .*endpoint/s, 'with another endpoint, too');
+is(used('same'), '1', 'nothing is charged for these');
+
+#
+# Nobody remembers the answer: memory is full of others
+#
+
+is(once('many', "id 1"), 't|f', 'full: a call');
+sql("SELECT count(*) FROM generate_series(1, 30000) i, tierlimit.check('many ' || i % 100, 'wide', 1, '/x', 'id ' || i)");
+is(once('many', "id 1"), 't|t', 'full: is known by the log');
+is(once('many', "id 2"), 't|f', 'full: another one is new');
+is(sql("SELECT count(*) FROM generate_series(1, 30000) i, tierlimit.check('many ' || i % 100, 'wide', 1, '/x', 'id ' || i) d WHERE repeated"),
+	'30000', 'full: all are known');
+like(error_of("SELECT tierlimit.check('many 7', 'wide', 5, '/x', 'id 7')"), qr/22023/, 'full: another cost is noticed');
+cmp_ok(sql('SELECT memory_used FROM tierlimit.stat'), '<=', 2 * 1024 * 1024, 'full: memory is bounded');
+
+#
+# Many at a time
+#
+
+my @callers = map { call_in_background("at once $_", join '', map { "SELECT d.* FROM tierlimit.check('at once', 'wide', 1, '/x', 'at once $_') d;\n" } 1 .. 500) } 1 .. 4;
+$_->{psql}->finish for @callers;
+is(used('at once'), '500', 'at once: each is charged once');
+
+#
+# After a restart, a promotion, in a copy of the database
+#
+
+$node->restart;
+is(once('same', 'a'), 't|t', 'after a restart: it is known');
+is(once('same', 'b'), 't|f', 'after a restart: another one is new');
+sql('SELECT tierlimit.log_flush()');
+wait_until("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'tierlimit log writer'");
+sql('CREATE DATABASE copy TEMPLATE postgres');
+is(once('same', 'b', 'copy'), 't|t', 'in a copy: it is known');
+is(once('same', 'c', 'copy'), 't|f', 'in a copy: another one is new');
+is(once('same', 'c'), 't|f', 'in a copy: which the source does not know');
+
+# The standby has been up for longer than an id is known.
+$node->append_conf('postgresql.conf', "tierlimit.request_memory = '3s'");
+$node->reload;
+$node->backup('backup');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'backup', has_streaming => 1);
+$standby->append_conf('postgresql.conf', 'hot_standby = on');
+$standby->start;
+sleep 4;
+is(once('promoted', 'a'), 't|f', 'before a promotion: a call');
+sql('SELECT tierlimit.log_flush()');
+$node->wait_for_catchup($standby, 'replay', $node->lsn('insert'));
+$node->stop('immediate');
+$standby->append_conf('postgresql.conf', "tierlimit.request_memory = '1min'");
+$standby->promote;
+use_node($standby);
+$standby->reload;
+is(once('promoted', 'a'), 't|t', 'after a promotion: it is known');
+is(once('promoted', 'b'), 't|f', 'after a promotion: another one is new');
+is(once('promoted', 'b'), 't|t', 'after a promotion: and known from then on');
+is(differences(), '', 'after a promotion: usage is the sum of the log');
+
+# When the setting grows, what was forgotten is asked for in the log.
+$standby->append_conf('postgresql.conf', "tierlimit.request_memory = '1s'");
+$standby->reload;
+is(once('setting', 'a'), 't|f', 'short memory: a call');
+sleep 2;
+is(once('setting', 'other'), 't|f', 'short memory: another one');
+is(once('setting', 'a'), 't|f', 'short memory: it is forgotten');
+$standby->append_conf('postgresql.conf', "tierlimit.request_memory = '1h'");
+$standby->reload;
+is(once('setting', 'a'), 't|t', 'long memory: it is known');
+is(once('setting', 'other'), 't|t', 'long memory: the other one, too');
+
+$standby->stop;
+done_testing();
