@@ -1,7 +1,8 @@
 -- The extension as it is installed.
 CREATE EXTENSION tierlimit;
 
--- every object says what it is for
+-- every object says what it is for, but those that come with another: arrays,
+-- and the row types of tables (which are members from 17 on)
 SELECT pg_describe_object(classid, objid, 0) AS without_comment
 FROM pg_depend
 WHERE refclassid = 'pg_extension'::regclass
@@ -9,6 +10,8 @@ WHERE refclassid = 'pg_extension'::regclass
   AND deptype = 'e'
   AND obj_description(objid, classid::regclass::name) IS NULL
   AND pg_describe_object(classid, objid, 0) NOT LIKE '%[]'
+  AND NOT EXISTS (SELECT FROM pg_class c
+    WHERE classid = 'pg_type'::regclass AND c.reltype = objid AND c.relkind <> 'c')
 ORDER BY 1;
 
 -- nothing is granted to PUBLIC
