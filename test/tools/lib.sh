@@ -31,6 +31,31 @@ is_root() {
 	[ "$(id -u)" = 0 ]
 }
 
+as_root() {
+	if is_root; then
+		"$@"
+	elif command -v sudo >/dev/null; then
+		sudo "$@"
+	else
+		die "needs root or sudo to run: $*"
+	fi
+}
+
+# major: the version of PG_CONFIG's PostgreSQL, of the newest server that Debian
+# has installed, or of the one that it would.
+major() {
+	local version servers
+
+	if version=$("${PG_CONFIG:-pg_config}" --version 2>/dev/null); then
+		sed 's/[^0-9]*\([0-9]*\).*/\1/' <<<"$version"
+	elif servers=$(compgen -G '/usr/lib/postgresql/*/bin/postgres'); then
+		cut -d / -f 5 <<<"$servers" | sort -n | tail -n 1
+	else
+		apt-cache depends postgresql 2>/dev/null |
+			sed -n 's/.*Depends: postgresql-\([0-9]*\)$/\1/p'
+	fi
+}
+
 # PostgreSQL refuses to run as root: there, an unprivileged user takes over.
 as_server() {
 	local user=postgres
@@ -49,6 +74,13 @@ scratch() {
 	as_server mktemp -d "/var/tmp/tierlimit-$1.XXXXXX"
 }
 
+# copy_tree DIR: the sources, without what is built or git's, but with .gitignore, so
+# that a copy of the copy lacks the same.
+copy_tree() {
+	mkdir -p "$1"
+	tar -C "$top" --exclude=.git --exclude-vcs-ignores -cf - . | tar --no-same-owner -C "$1" -xf -
+}
+
 # stage DIR FLAGS: put a copy of the tree into DIR/src and a private PostgreSQL
 # into DIR/pg, compile the one with FLAGS and install it into the other.
 # Moves to DIR, which the server's user can enter, unlike perhaps where we were.
@@ -56,7 +88,7 @@ scratch() {
 stage() {
 	cd "$1"
 	as_server mkdir src
-	tar -C "$top" --exclude-vcs --exclude-vcs-ignores -cf - . | as_server tar -C src -xf -
+	tar -C "$top" --exclude=.git --exclude-vcs-ignores -cf - . | as_server tar -C src -xf -
 	pg_config=$(as_server "$1/src/test/tools/prefix" "$1/pg")
 	bin=$("$pg_config" --bindir)
 	as_server make -s -C src -j"$(nproc)" with_llvm=no \
