@@ -2,8 +2,13 @@ EXTENSION = tierlimit
 MODULE_big = tierlimit
 PGFILEDESC = "tierlimit - API rate limits and quotas in shared memory"
 
-DATA = $(wildcard sql/*--*.sql)
-OBJS = $(patsubst %.c,%.o,$(sort $(wildcard src/*.c)))
+# This file's folder, which need not be the one that make runs in, and names of
+# files there.
+here := $(patsubst %/,%,$(dir $(firstword $(MAKEFILE_LIST))))
+files = $(patsubst $(here)/%,%,$(sort $(wildcard $(here)/$(1))))
+
+DATA = $(call files,sql/*--*.sql)
+OBJS = $(patsubst %.c,%.o,$(call files,src/*.c))
 SHLIB_EXPORTS = src/exports.txt
 
 # What the tests print depends on neither the user's locale nor on a server
@@ -27,19 +32,25 @@ EXTRA_CLEAN = build test/unit/build test/service/node_modules
 PG_CONFIG ?= pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 
-ifneq ($(wildcard $(PGXS)),)
+# Debian has most of PGXS in the client's package, but not the server's headers.
+ifneq ($(wildcard $(shell $(PG_CONFIG) --includedir-server 2>/dev/null)/postgres.h),)
 include $(PGXS)
 # OpenSSL, if the server has it (src/sha256.c).
 SHLIB_LINK += $(filter -lcrypto, $(LIBS))
 # As one unit: a check is many small functions of different files.  (PGXS has set
-# CFLAGS by override; without one, what is added here would be ignored.)
-ifneq ($(filter gcc%, $(notdir $(firstword $(CC)))),)
+# CFLAGS by override; without one, what is added here would be ignored.)  Only for
+# gcc, which goes by several names.
+ifneq ($(findstring Free Software Foundation,$(shell $(CC) --version 2>/dev/null)),)
 override CFLAGS += -flto=auto -fno-semantic-interposition -fno-plt
+endif
+# Compilers make files, but no folders.
+ifneq ($(here),.)
+$(shell mkdir -p $(dir $(OBJS)))
 endif
 else
 all install installcheck:
 	@echo 'To build tierlimit, install the files that PostgreSQL extensions are built with' >&2
-	@echo '(Debian: apt-get install postgresql-server-dev-15), or say where they are:' >&2
+	@echo "(Debian: apt-get install $$($(here)/test/tools/deps --headers)), or say where they are:" >&2
 	@echo '    make PG_CONFIG=/path/to/pg_config' >&2
 	@exit 1
 clean:
@@ -47,19 +58,19 @@ clean:
 endif
 
 # PGXS tracks no headers.
-$(OBJS): $(wildcard src/*.h)
+$(OBJS): $(call files,src/*.h)
 
 # These need nothing installed: they fetch what they lack.
-.PHONY: test check demo demo-stop service bench
+.PHONY: test check test-matrix test-fresh test-upgrade demo demo-stop service bench dist
 
 test:
-	@test/tools/run-tests
+	@$(here)/test/tools/run-tests
 
 # PGXS has a check of its own, which says "not supported" and succeeds: mute it.
 check: private SHELL = true
 check: test
 
-demo demo-stop service bench:
-	@test/tools/$@
+test-matrix test-fresh test-upgrade demo demo-stop service bench dist:
+	@$(here)/test/tools/$@
 
 clean: demo-stop
