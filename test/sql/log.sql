@@ -55,6 +55,7 @@ SELECT tierlimit.check('k', 'log', 1, NULL, repeat('r', 256));
 SET tierlimit.durability = sync;
 SELECT allowed FROM tierlimit.check('log sync', 'log');
 SELECT requests FROM tierlimit.request_log WHERE key = 'log sync';
+SET tierlimit.now = '2026-05-01 12:00:00.1+00';
 SELECT count(*) FROM tierlimit.check_many(array_fill('log sync'::text, ARRAY[3]), 'log more') WHERE allowed;
 SELECT sum(requests) FROM tierlimit.request_log WHERE key = 'log sync';
 SELECT tierlimit.refund('log sync');
