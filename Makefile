@@ -70,7 +70,10 @@ test:
 check: private SHELL = true
 check: test
 
-test-matrix test-fresh test-upgrade demo demo-stop service bench dist:
+test-upgrade:
+	@$(here)/test/tools/test-matrix upgrade
+
+test-matrix test-fresh demo demo-stop service bench dist:
 	@$(here)/test/tools/$@
 
 clean: demo-stop
