@@ -197,7 +197,7 @@ COMMENT ON COLUMN tierlimit.request_log.account IS 'under whose name it was coun
 COMMENT ON COLUMN tierlimit.request_log.error_code IS '0: admitted, or given back';
 COMMENT ON COLUMN tierlimit.request_log.requests IS 'how many calls; negative: given back';
 COMMENT ON COLUMN tierlimit.request_log.credits IS 'what they cost, or would have cost';
-COMMENT ON COLUMN tierlimit.request_log.shadow_code IS 'what a shadow limit would have answered';
+COMMENT ON COLUMN tierlimit.request_log.shadow_code IS 'what a shadow limit would have answered; 0: a reset';
 COMMENT ON TABLE tierlimit.request_log_default IS 'Decisions of days that have no partition of their own';
 
 CREATE TABLE tierlimit.usage_hourly (
@@ -515,7 +515,8 @@ CREATE FUNCTION tierlimit.check_many(keys text[], tier text DEFAULT NULL, cost b
 	AS 'MODULE_PATHNAME', 'tierlimit_check_many'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
 
-CREATE FUNCTION tierlimit.refund(key text, cost bigint DEFAULT 1, requests integer DEFAULT 1)
+CREATE FUNCTION tierlimit.refund(key text, cost bigint DEFAULT 1, requests integer DEFAULT 1,
+		request_id text DEFAULT NULL)
 	RETURNS bigint
 	AS 'MODULE_PATHNAME', 'tierlimit_refund'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -534,7 +535,7 @@ COMMENT ON FUNCTION tierlimit.check(text, text, bigint, text, text) IS 'Count a 
 COMMENT ON FUNCTION tierlimit.authorize(text, text, inet, bigint, text) IS 'The whole gate in front of an API: check a secret, its key, tier, endpoint and address';
 COMMENT ON FUNCTION tierlimit.peek(text, text, bigint) IS 'What check would answer, with nothing counted';
 COMMENT ON FUNCTION tierlimit.check_many(text[], text, bigint) IS 'Check each key on its own, in order';
-COMMENT ON FUNCTION tierlimit.refund(text, bigint, integer) IS 'Give back the newest counted calls and credits; returns the credits';
+COMMENT ON FUNCTION tierlimit.refund(text, bigint, integer, text) IS 'Give back the newest counted calls and credits of a key, or the call of a request_id; returns the credits';
 COMMENT ON FUNCTION tierlimit.reset(text) IS 'Forget what is counted for a key now';
 COMMENT ON FUNCTION tierlimit.usage(text, text) IS 'What is used and left in each limit, the shortest first';
 

@@ -79,7 +79,7 @@ call_begin(Call *call, const Charge *charges, int count, Clock clock,
 }
 
 void
-call_begin_giving_back(Call *call, const Charge *charge, Clock clock)
+call_begin_refund(Call *call, const Charge *charge, Clock clock)
 {
 	begin(call, clock, 0);
 	add_work(call, charge, charge->tier->nwindows);

@@ -46,8 +46,7 @@ extern void call_begin(Call *call, const Charge *charges, int count,
 					   Clock clock, int64 cost);
 
 /* The same for giving back what was charged, in whatever unit. */
-extern void call_begin_giving_back(Call *call, const Charge *charge,
-								   Clock clock);
+extern void call_begin_refund(Call *call, const Charge *charge, Clock clock);
 
 /* Have the call lock its request, too. */
 extern void call_add_request(Call *call, Request *request);

@@ -17,9 +17,48 @@
 
 #include "claim.h"
 #include "compat.h"
+#include "sweep.h"
 #include "utils/timestamp.h"
 
 #define CLAIM_PATIENCE (10 * USECS_PER_SEC)
+
+/* False if somebody else has the claim; *fits: there was room for the subject. */
+static bool
+try_take(const SubjectName *name, bool *fits)
+{
+	Purse		purse = {.base = store->blocks};
+	Subject    *subject;
+	bool		taken = false;
+
+	*fits = true;
+	store_lock(&name->hash, 1, LW_EXCLUSIVE);
+	subject = subject_find(name);
+	if (subject == NULL)
+	{
+		*fits = pool_fill(&store->pool, &purse, subject_blocks(name),
+						  partition_of(name->hash));
+		if (*fits)
+			subject = subject_create(name, &purse);
+	}
+	if (subject != NULL && !subject->filling)
+		subject->filling = taken = true;
+	store_unlock(&name->hash, 1);
+	return taken;
+}
+
+void
+claim_take(const SubjectName *name, Clock clock)
+{
+	bool		fits;
+
+	while (!try_take(name, &fits))
+	{
+		if (fits)
+			claim_wait(name);
+		else
+			sweep_make_room(clock);
+	}
+}
 
 void
 claim_release(const SubjectName *name)

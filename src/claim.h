@@ -12,6 +12,12 @@
 
 #include "subject.h"
 
+/*
+ * Claim a subject, which is created if it is not in memory; waits for others.
+ * Raises an ERROR if that takes long, or if there is no room.
+ */
+extern void claim_take(const SubjectName *name, Clock clock);
+
 /* Give the claim to a subject back; also as a callback for an ERROR. */
 extern void claim_release(const SubjectName *name);
 extern void claim_clean_up(int code, Datum arg);

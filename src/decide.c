@@ -198,7 +198,7 @@ decide_by_charges(const Question *question, const Policy *policy,
 	{
 		verdict = limiter_charge(charges, count, policy->clock, cost, &row,
 								 &request);
-		if (!request.uncertain)
+		if (request.state != REQUEST_UNCERTAIN)
 			break;
 		if (request_read(&request, policy->clock.now, &logged))
 		{
@@ -206,7 +206,7 @@ decide_by_charges(const Question *question, const Policy *policy,
 			return decision_by_log(question, charges, count, &logged);
 		}
 	}
-	if (!request.repeated)
+	if (request.state == REQUEST_NEW)
 		return decision_of(question, policy, &verdict, cost);
 	request_require_same(&request);
 	return decision_again(question, &request.admission);

@@ -20,6 +20,7 @@
 #include "miscadmin.h"
 #include "policy.h"
 #include "rebuild.h"
+#include "refund.h"
 #include "settings.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -241,7 +242,7 @@ policy_for_change(const text *key, Policy *policy)
 	return row;
 }
 
-/* refund(key, cost, requests) */
+/* refund(key, cost, requests, request_id) */
 Datum
 tierlimit_refund(PG_FUNCTION_ARGS)
 {
@@ -260,8 +261,10 @@ tierlimit_refund(PG_FUNCTION_ARGS)
 	requests = require_amount(PG_ARGISNULL(2) ? 1 : PG_GETARG_INT32(2),
 							  "requests");
 	row = policy_for_change(key, &policy);
-	credits = limiter_refund(&policy.charge, policy.clock, cost, requests,
-							 &row);
+	row.texts[LOG_REQUEST_ID] = logrow_text(request_id_argument(fcinfo, 3));
+	credits = row.texts[LOG_REQUEST_ID].bytes != NULL
+		? refund_call(&policy.charge, policy.clock, &row)
+		: refund_newest(&policy.charge, policy.clock, cost, requests, &row);
 	limiter_wait_durable();
 	PG_RETURN_INT64(credits);
 }
@@ -279,7 +282,7 @@ tierlimit_reset(PG_FUNCTION_ARGS)
 	key = key_argument(fcinfo, 0);
 	require_key(key);
 	row = policy_for_change(key, &policy);
-	limiter_reset(&policy.charge, policy.clock, &row);
+	refund_all(&policy.charge, policy.clock, &row);
 	limiter_wait_durable();
 	PG_RETURN_VOID();
 }

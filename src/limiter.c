@@ -218,6 +218,16 @@ await_record_of(const Request *request)
 							   subject_find(&request->subject)->log_position);
 }
 
+/* Whether a call of before may be among those that were given back unnamed. */
+static bool
+has_given_back(const Call *call)
+{
+	for (int i = 0; i < call->count; i++)
+		if (call->works[i].subject != NULL && call->works[i].subject->gave_back)
+			return true;
+	return false;
+}
+
 /* Steps 1 to 4 under the lock. */
 static Outcome
 try_charge(Call *call, LogQueue *queue, LogRow *row, RingPlace *place,
@@ -227,14 +237,18 @@ try_charge(Call *call, LogQueue *queue, LogRow *row, RingPlace *place,
 	PartitionStats *stats = store_stats(call->hashes[0]);
 	Outcome		outcome = DONE;
 
-	if (call->request != NULL && request_recall(call->request, call->clock.now))
-	{
-		await_record_of(call->request);
-		return DONE;
-	}
-	if (call->request != NULL &&
-		request_is_uncertain(call->request, call->clock.now))
-		return NEEDS_REQUEST;
+	if (call->request != NULL)
+		switch (request_look_up(call->request, call->clock.now,
+								has_given_back(call)))
+		{
+			case REQUEST_NEW:
+				break;
+			case REQUEST_REPEATED:
+				await_record_of(call->request);
+				return DONE;
+			case REQUEST_UNCERTAIN:
+				return NEEDS_REQUEST;
+		}
 	for (int i = 0; i < call->count; i++)
 		if (!call_is_complete(&call->works[i]))
 			return NEEDS_WINDOWS;
@@ -315,8 +329,6 @@ limiter_charge(const Charge *charges, int count, Clock clock, int64 cost,
 		log_append(&place, row);
 		provide(outcome, &call, queue, row);
 	} while (outcome != DONE && outcome != NEEDS_REQUEST);
-	if (request != NULL)
-		request->uncertain = outcome == NEEDS_REQUEST;
 	log_nudge(queue);
 	return verdict;
 }
@@ -418,117 +430,10 @@ limiter_refuse(uint64 hash, LogRow *row)
 	log_nudge(queue);
 }
 
-/* What windows of a subject were asked to give back, and gave. */
-typedef struct Giving
-{
-	int64		wanted[2];		/* by Unit */
-	int64		given[2];
-} Giving;
-
-/*
- * Take units back from all windows of a subject.  Each gives what it counts of
- * them; what they give together is what the one that remembers most does.
- */
-static void
-take_back(Subject *subject, TimestampTz now, Giving *giving, Purse *purse)
-{
-	SubjectWindow *window;
-
-	for (window = subject_window_at(subject->windows); window != NULL;
-		 window = subject_window_at(window->next))
-	{
-		uint8		unit = window->unit;
-		int64		given = window_take_back(&window->window, purse, now,
-											 giving->wanted[unit]);
-
-		giving->given[unit] = Max(giving->given[unit], given);
-	}
-}
-
-/*
- * The log gets a row with negative numbers.  How large they will be is not
- * known before, but a row has its size whatever its numbers are.
- */
-static Outcome
-try_take_back(Call *call, LogQueue *queue, LogRow *row, RingPlace *place,
-			  Giving *giving)
-{
-	Work	   *work = &call->works[0];
-	Purse		purse = {.base = store->blocks};
-
-	if (!call_is_complete(work))
-		return NEEDS_WINDOWS;
-	if (work->subject == NULL)
-		return DONE;
-	if (!log_reserve(queue, row, place))
-		return NEEDS_LOG;
-
-	advance_subject(work->subject, call->clock, &purse);
-	take_back(work->subject, call->clock.now, giving, &purse);
-	if (giving->given[UNIT_REQUESTS] > 0 || giving->given[UNIT_CREDITS] > 0)
-		work->subject->clock++; /* so that the log tells what comes after */
-	pool_return(&store->pool, &purse, partition_of(call->hashes[0]));
-	row->at = call->clock.now;
-	row->requests = -giving->given[UNIT_REQUESTS];
-	row->credits = -giving->given[UNIT_CREDITS];
-	row->waited_for = tierlimit_durability == DURABILITY_SYNC;
-	note_row(call, place, row);
-	return DONE;
-}
-
-static void
-give_back(Call *call, LogRow *row, Giving *giving)
-{
-	LogQueue   *queue;
-	RingPlace	place = NO_PLACE;
-	Outcome		outcome;
-
-	do
-	{
-		queue = log_open();
-		call_lock(call, LW_EXCLUSIVE);
-		outcome = try_take_back(call, queue, row, &place, giving);
-		call_unlock(call);
-		log_append(&place, row);
-		provide(outcome, call, queue, row);
-	} while (outcome != DONE);
-	log_nudge(queue);
-	sweep_encourage();
-}
-
-static void
-count_refund(uint64 hash)
-{
-	store_lock(&hash, 1, LW_EXCLUSIVE);
-	store_stats(hash)->refunds++;
-	store_unlock(&hash, 1);
-}
-
-int64
-limiter_refund(const Charge *charge, Clock clock, int64 cost, int64 requests,
-			   LogRow *row)
-{
-	Giving		giving = {.given = {0}};
-	Call		call;
-
-	giving.wanted[UNIT_CREDITS] = cost;
-	giving.wanted[UNIT_REQUESTS] = requests;
-	call_begin_giving_back(&call, charge, clock);
-	give_back(&call, row, &giving);
-	count_refund(charge->subject.hash);
-	return giving.given[UNIT_CREDITS];
-}
-
 void
-limiter_reset(const Charge *charge, Clock clock, LogRow *row)
+limiter_note_durable(uint64 position)
 {
-	Giving		giving = {.given = {0}};
-	Call		call;
-
-	giving.wanted[UNIT_CREDITS] = PG_INT64_MAX;
-	giving.wanted[UNIT_REQUESTS] = PG_INT64_MAX;
-	call_begin_giving_back(&call, charge, clock);
-	give_back(&call, row, &giving);
+	durable_position = Max(durable_position, position);
 }
 
 void

@@ -47,9 +47,8 @@ typedef struct Verdict
  * Decide a call of cost >= 0 credits, count it in all windows of all its
  * subjects if it is allowed, and append the decision to the request log: row
  * says who calls, the rest of it is filled in.  A request (NULL: it has no id)
- * that was admitted before is not charged again: then request->repeated is
- * set, and there is no verdict; nor is there if request->uncertain is.  Raises
- * an ERROR, with nothing counted, if there is no memory for it or if it can't
+ * that was admitted before is not charged again, nor is one of which that is
+ * uncertain: request->state says so, and there is no verdict.  Raises an ERROR, with nothing counted, if there is no memory for it or if it can't
  * be logged.
  */
 extern Verdict limiter_charge(const Charge *charges, int count, Clock clock,
@@ -69,15 +68,8 @@ extern Verdict limiter_peek(const Charge *charges, int count, Clock clock,
  */
 extern void limiter_refuse(uint64 hash, LogRow *row);
 
-/*
- * Give back the newest counted calls and credits, as many as there are;
- * returns the credits.
- */
-extern int64 limiter_refund(const Charge *charge, Clock clock, int64 cost,
-							int64 requests, LogRow *row);
-
-/* Forget all that is counted for the subject. */
-extern void limiter_reset(const Charge *charge, Clock clock, LogRow *row);
+/* This session has a row up to there that limiter_wait_durable() waits for. */
+extern void limiter_note_durable(uint64 position);
 
 /*
  * Wait until what this session admitted, gave back or reset since the last

@@ -27,6 +27,7 @@ typedef struct PackedRow
 	uint16		lengths[LOG_TEXTS];
 	bool		has_address;
 	bool		waited_for;
+	bool		is_reset;
 } PackedRow;
 
 /* The length of a text that is NULL. */
@@ -59,6 +60,7 @@ logrow_pack(const LogRow *row, char *to)
 	packed->shadow_code = row->shadow_code;
 	packed->has_address = row->has_address;
 	packed->waited_for = row->waited_for;
+	packed->is_reset = row->is_reset;
 	if (row->has_address)
 	{
 		memcpy(at, &row->address, sizeof(inet_struct));
@@ -90,6 +92,7 @@ logrow_unpack(const char *from, LogRow *row)
 	row->shadow_code = packed->shadow_code;
 	row->has_address = packed->has_address;
 	row->waited_for = packed->waited_for;
+	row->is_reset = packed->is_reset;
 	if (row->has_address)
 	{
 		memcpy(&row->address, at, sizeof(inet_struct));

@@ -47,6 +47,7 @@ typedef struct LogRow
 	int32		shadow_code;	/* 0: NULL */
 	bool		has_address;
 	bool		waited_for;		/* somebody waits until it is on disk */
+	bool		is_reset;		/* it gives back all that is counted */
 	inet_struct address;
 	LogText		texts[LOG_TEXTS];
 } LogRow;

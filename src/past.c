@@ -9,11 +9,17 @@
  * and the rows of the gaps between these.  So the cost is bounded by minutes
  * rather than by calls, whatever the size of the log.
  *
+ * A row with negative numbers gives back: the call that it names by its
+ * request_id; or, if it names none, the newest units of its key; or, if it is a
+ * reset (its shadow_code is 0), all that was counted before, whatever its numbers
+ * are.  What comes out of here has that done already.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "past.h"
 #include "query.h"
 #include "utils/array.h"
@@ -40,6 +46,21 @@
 }
 
 /*
+ * What a row r gives back: infinity, all; minus infinity, a call before the span;
+ * NULL, what its key's newest calls are, or nothing.
+ */
+#define CALL_AT \
+	"CASE WHEN r.shadow_code OPERATOR(pg_catalog.=) 0 THEN 'infinity'::pg_catalog.timestamptz" \
+	" WHEN r.requests OPERATOR(pg_catalog.>) 0" \
+	"  OR r.requests OPERATOR(pg_catalog.=) 0 AND r.credits OPERATOR(pg_catalog.>=) 0 THEN NULL" \
+	" WHEN r.request_id IS NOT NULL THEN COALESCE((" \
+	"  SELECT pg_catalog.max(c.at) FROM tierlimit.request_log c" \
+	"  WHERE (c.key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) r.key OR c.key IS NULL AND r.key IS NULL)" \
+	"    AND c.request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) r.request_id" \
+	"    AND c.at OPERATOR(pg_catalog.>) $2 AND c.at OPERATOR(pg_catalog.<=) r.at" \
+	"    AND c.error_code OPERATOR(pg_catalog.=) 0 AND c.requests OPERATOR(pg_catalog.>) 0), '-infinity') END"
+
+/*
  * edge: from where on rows are read one by one.
  * dense: the minutes before that have a sum of their own.
  * gap: the time between those, the last one from the edge on.  (OFFSET 0 has
@@ -62,10 +83,10 @@
 	"  SELECT since, pg_catalog.lead(minute, 1, 'infinity') OVER (ORDER BY minute) AS until" \
 	"  FROM (SELECT minute, minute OPERATOR(pg_catalog.+) '1 minute'::interval AS since FROM dense" \
 	"    UNION ALL SELECT '-infinity', $2) x)" \
-	" SELECT last_at, requests, credits FROM dense" \
+	" SELECT last_at, requests, credits, NULL::pg_catalog.text, NULL::pg_catalog.timestamptz FROM dense" \
 	" UNION ALL" \
-	" SELECT r.at, r.requests, r.credits FROM gap, LATERAL (" \
-	"  SELECT at, requests::bigint, credits FROM tierlimit.request_log WHERE " subject \
+	" SELECT r.at, r.requests, r.credits, r.key, " CALL_AT " FROM gap, LATERAL (" \
+	"  SELECT at, requests::bigint, credits, key, request_id, shadow_code FROM tierlimit.request_log WHERE " subject \
 	"    AND at OPERATOR(pg_catalog.>=) gap.since AND at OPERATOR(pg_catalog.<) gap.until OFFSET 0) r" \
 	" WHERE gap.since OPERATOR(pg_catalog.<) gap.until" \
 	" ORDER BY 1, 2 DESC", \
@@ -96,20 +117,88 @@ name_of(const SubjectName *subject)
 													subject->length));
 }
 
+uint64
+past_key(const char *name, int length)
+{
+	return hash_bytes_extended((const unsigned char *) name, length, 0);
+}
+
 /* The rows that the query returned. */
 static Past
 copy_sums(void)
 {
 	Past		past = {.count = (int) SPI_processed};
 
-	past.sums = SPI_palloc(past.count * sizeof(PastSum));
+	past.sums = SPI_palloc(Max(past.count, 1) * sizeof(PastSum));
 	for (int i = 0; i < past.count; i++)
 	{
-		past.sums[i].at = DatumGetTimestampTz(query_value(i, 1, (Datum) 0));
-		past.sums[i].requests = DatumGetInt64(query_value(i, 2, (Datum) 0));
-		past.sums[i].credits = DatumGetInt64(query_value(i, 3, (Datum) 0));
+		PastSum    *sum = &past.sums[i];
+		char	   *key = query_string(i, 4);
+
+		sum->at = DatumGetTimestampTz(query_value(i, 1, (Datum) 0));
+		sum->requests = DatumGetInt64(query_value(i, 2, (Datum) 0));
+		sum->credits = DatumGetInt64(query_value(i, 3, (Datum) 0));
+		sum->key = key == NULL ? 0 : past_key(key, strlen(key));
+		sum->call_at = DatumGetTimestampTz(query_value(i, 5, TimestampTzGetDatum(0)));
+		sum->gave_back = sum->requests < 0 || sum->credits < 0 ||
+			sum->call_at == DT_NOEND;
 	}
 	return past;
+}
+
+/* Take what is to be given back from a sum, as far as it goes. */
+static void
+take_from(PastSum *sum, int64 *requests, int64 *credits)
+{
+	int64		taken = Min(sum->requests, *requests);
+
+	if (taken > 0)
+	{
+		sum->requests -= taken;
+		*requests -= taken;
+	}
+	taken = Min(sum->credits, *credits);
+	if (taken > 0)
+	{
+		sum->credits -= taken;
+		*credits -= taken;
+	}
+}
+
+/*
+ * Have the sum number i give back, of the older ones.  A sum of a minute has calls
+ * of several keys if it is an account's: it serves for any of them.
+ */
+static void
+give_back(Past *past, int i)
+{
+	PastSum    *row = &past->sums[i];
+	int64		requests = -Max(row->requests, -PG_INT64_MAX);
+	int64		credits = -Max(row->credits, -PG_INT64_MAX);
+
+	row->requests = row->credits = 0;
+	if (row->call_at == DT_NOBEGIN)
+		return;					/* the call was before the span */
+	if (row->call_at == DT_NOEND)
+	{
+		for (int j = 0; j < i; j++)
+			past->sums[j].requests = past->sums[j].credits = 0;
+		return;
+	}
+	for (int j = i - 1; j >= 0 && (requests > 0 || credits > 0); j--)
+	{
+		PastSum    *sum = &past->sums[j];
+
+		if (row->call_at == 0)
+		{
+			if (sum->key == row->key || sum->key == 0)
+				take_from(sum, &requests, &credits);
+		}
+		/* The call's own row, or the sum of a minute that it is in. */
+		else if (sum->at >= row->call_at &&
+				 (j == 0 || past->sums[j - 1].at < row->call_at))
+			take_from(sum, &requests, &credits);
+	}
 }
 
 Past
@@ -136,6 +225,9 @@ past_read(const SubjectName *subject, const PastSpan *span)
 		past = copy_sums();
 	}
 	query_end(&reading);
+	for (int i = 0; i < past.count; i++)
+		if (past.sums[i].gave_back)
+			give_back(&past, i);
 	return past;
 }
 

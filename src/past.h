@@ -11,12 +11,15 @@
 #include "subject.h"
 #include "tiers.h"
 
-/* What was counted at a time, or given back then if negative. */
+/* What was counted at a time, less what was given back of it later. */
 typedef struct PastSum
 {
 	TimestampTz at;
 	int64		requests;
 	int64		credits;
+	bool		gave_back;		/* it is a row that gave something back: nothing */
+	TimestampTz call_at;		/* ... of the call at this time; see past.c */
+	uint64		key;			/* hash of the key, where that is known */
 } PastSum;
 
 /* Sums in the order of their times; allocated in the caller's context. */
@@ -41,6 +44,9 @@ typedef struct PastSpan
  * no lock may be held.
  */
 extern Past past_read(const SubjectName *subject, const PastSpan *span);
+
+/* What a key's name is in PastSum. */
+extern uint64 past_key(const char *name, int length);
 
 /* The tier of a subject's newest row, as text; NULL if there is none. */
 extern text *past_tier(const SubjectName *subject);

@@ -81,13 +81,8 @@ play(Window *window, Workshop *shop, Moment moment, int64 amount)
 {
 	if (shop->purse.count == 0)
 		workshop_grow(shop);
-	if (amount > 0)
-	{
-		window_advance(window, &shop->purse, moment.now);
-		window_add(window, &shop->purse, moment, amount);
-	}
-	else
-		(void) window_take_back(window, &shop->purse, moment.now, -amount);
+	window_advance(window, &shop->purse, moment.now);
+	window_add(window, &shop->purse, moment, amount);
 }
 
 static int64
@@ -96,10 +91,7 @@ amount_in(const PastSum *sum, Unit unit)
 	return unit == UNIT_CREDITS ? sum->credits : sum->requests;
 }
 
-/*
- * The sum from which on the newest window_slots units are found, but for those
- * that were given back.
- */
+/* The sum from which on the newest window_slots units are found. */
 static int
 first_of_newest(const Past *past, Unit unit)
 {
@@ -122,12 +114,9 @@ rebuild_sum(const Past *past, Unit unit, TimestampTz since, TimestampTz until)
 	{
 		int64		amount = amount_in(&past->sums[i], unit);
 
-		/* What is given back and was not counted here is of another span. */
-		if (past->sums[i].at <= since || past->sums[i].at > until)
-			continue;
-		if (pg_add_s64_overflow(sum, amount, &sum))
+		if (past->sums[i].at > since && past->sums[i].at <= until &&
+			pg_add_s64_overflow(sum, amount, &sum))
 			sum = PG_INT64_MAX;
-		sum = Max(sum, 0);
 	}
 	return sum;
 }
@@ -200,7 +189,7 @@ build_window(Building *building, const Work *work, int i, const Past *past,
 
 		if (j == newest)
 			window_set_exact(window, PG_UINT32_MAX);
-		if (sum->at > since &&
+		if (sum->at > since && amount_in(sum, limit->unit) > 0 &&
 			(limit->kind != WINDOW_CALENDAR || sum->at < work->running[i].end))
 			play(window, &building->workshop,
 				 moment_of(work, i, sum->at), amount_in(sum, limit->unit));
@@ -227,7 +216,7 @@ rebuild_bring_home(Past *past, TimestampTz now, bool *any_later)
 		}
 		else
 			/* what comes after something was given back comes later */
-			clock = sum->at + (sum->requests < 0 || sum->credits < 0);
+			clock = sum->at + sum->gave_back;
 	}
 	return clock;
 }

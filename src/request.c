@@ -34,6 +34,7 @@
 #include "common/hashfn.h"
 #include "compat.h"
 #include "log.h"
+#include "past.h"
 #include "query.h"
 #include "request.h"
 #include "seen.h"
@@ -44,7 +45,7 @@
 #define BLOCKS_PER_ANSWER 8
 
 #define ROWS_OF_REQUEST \
-	"SELECT at, requests::bigint, credits, tier, endpoint FROM tierlimit.request_log WHERE "
+	"SELECT at, requests::bigint, credits, tier, endpoint, account FROM tierlimit.request_log WHERE "
 #define ID_AND_TIME \
 	" AND request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1" \
 	" AND at OPERATOR(pg_catalog.>) $2 AND error_code OPERATOR(pg_catalog.=) 0" \
@@ -187,43 +188,49 @@ request_init(Request *request, Scope scope, const LogRow *row, bool names_cost)
 	request->row = row;
 	request->names_cost = names_cost;
 	request->not_logged = false;
-	request->uncertain = false;
-	request->repeated = false;
+	request->state = REQUEST_NEW;
 	make_digest(request, scope);
 	request->subject = subject_name(scope, SUBJECT_REQUEST,
 									(const char *) request->digest,
 									sizeof(request->digest));
 }
 
-bool
-request_recall(Request *request, TimestampTz now)
+/* Whether memory has the answer. */
+static bool
+recall(Request *request, TimestampTz now)
 {
 	const Subject *subject = subject_find(&request->subject);
 
 	if (subject == NULL || subject->record_state != RECORD_PRESENT)
 		return false;
 	subject_get_record(subject, (char *) &request->admission);
-	request->repeated = request->admission.decided_at + request_memory() > now;
-	return request->repeated;
+	return request->admission.decided_at + request_memory() > now;
 }
 
-bool
-request_is_uncertain(Request *request, TimestampTz now)
+RequestState
+request_look_up(Request *request, TimestampTz now, bool doubtful)
 {
 	const SeenLine *line = line_of(request);
 	uint16		version = line == NULL ? 0 : line->version;
 
 	if (request->not_logged && version == request->version)
-		return false;
+		return request->state = REQUEST_NEW;
 	request->version = version;
 	request->not_logged = false;
-	if (line != NULL && seen_maybe(line, print_of(request), request->epoch))
-		request->log_position = PG_UINT64_MAX;
-	else if (now - request_memory() <= request->known.since)
+	request->log_position = PG_UINT64_MAX;
+	request->state = REQUEST_UNCERTAIN;
+	if (recall(request, now))
+	{
+		if (!doubtful)
+			request->state = REQUEST_REPEATED;
+	}
+	else if (line == NULL || !seen_maybe(line, print_of(request), request->epoch))
+	{
 		request->log_position = request->known.log_position;
-	else
-		return false;
-	return true;
+		if (now - request_memory() > request->known.since)
+			request->state = REQUEST_NEW;
+	}
+	return request->state;
 }
 
 uint32
@@ -361,10 +368,33 @@ find_call(Request *request, LoggedRequest *logged)
 	logged->at = DatumGetTimestampTz(query_value(call, 1, (Datum) 0));
 	logged->cost = DatumGetInt64(query_value(call, 3, (Datum) 0));
 	logged->tier = query_text(call, 4);
+	logged->account = query_text(call, 6);
 	request->admission.cost = logged->cost;
 	request->admission.endpoint = hash_of(request->row->texts[LOG_ENDPOINT]) +
 		!same_endpoint(request->row->texts[LOG_ENDPOINT], query_string(call, 5));
 	return true;
+}
+
+/* Whether a call of the log's is counted yet, of those that are not named. */
+static bool
+is_counted(const Request *request, const LoggedRequest *logged)
+{
+	LogText		key = request->row->texts[LOG_KEY];
+	LogText		account = logrow_text(logged->account);
+	SubjectName name = subject_name(request->subject.scope,
+									account.bytes != NULL ? SUBJECT_ACCOUNT : SUBJECT_KEY,
+									account.bytes != NULL ? account.bytes : key.bytes,
+									account.bytes != NULL ? account.length : key.length);
+	PastSpan	span = {.since = logged->at - 1, .single_since = logged->at - 1};
+	Past		past = past_read(&name, &span);
+	bool		counted = false;
+
+	for (int i = 0; i < past.count; i++)
+		counted |= past.sums[i].at == logged->at &&
+			(past.sums[i].requests > 0 || past.sums[i].credits > 0);
+	if (past.sums != NULL)
+		pfree(past.sums);
+	return counted;
 }
 
 bool
@@ -384,6 +414,8 @@ request_read(Request *request, TimestampTz now, LoggedRequest *logged)
 	query_run(&reading, key.bytes != NULL ? &rows_of_key : &rows_of_nobody, args);
 	found = find_call(request, logged);
 	query_end(&reading);
+	if (found && key.bytes != NULL)
+		found = is_counted(request, logged);
 	request->not_logged = !found;
 	return found;
 }

@@ -34,6 +34,14 @@ typedef struct Admission
 	char		names[2 * MAX_TIER_LENGTH]; /* of tier and limit */
 } Admission;
 
+/* What memory says of a request. */
+typedef enum RequestState
+{
+	REQUEST_NEW,
+	REQUEST_REPEATED,			/* admitted lately: request->admission is set */
+	REQUEST_UNCERTAIN			/* the log has to be asked */
+} RequestState;
+
 /* A request with an id, of a key. */
 struct Request
 {
@@ -43,12 +51,11 @@ struct Request
 	KnownScope	known;
 	const LogRow *row;			/* what is asked: key, id, tier, endpoint, cost */
 	bool		names_cost;		/* or leaves it to the endpoint's price */
-	bool		uncertain;		/* nothing was done: look it up in the log */
-	bool		not_logged;		/* it was, as of this version of its line */
-	uint16		version;
-	uint64		log_position;	/* the log has to be written up to there then */
-	bool		repeated;		/* admitted before; then this was answered: */
-	Admission	admission;
+	RequestState state;
+	bool		not_logged;		/* the log was asked when its line had this */
+	uint16		version;		/* version, and did not have it */
+	uint64		log_position;	/* to ask the log, it has to be written so far */
+	Admission	admission;		/* what was answered, if it is repeated */
 };
 
 /* Points to itself and to the row, so it must not be copied. */
@@ -56,17 +63,11 @@ extern void request_init(Request *request, Scope scope, const LogRow *row,
 						 bool names_cost);
 
 /*
- * Under the lock of its partition: whether it was admitted within
- * request_memory() before now, as far as memory knows; then request->admission
- * is set.  The lock is needed SHARED.
+ * Look it up in memory; doubtful: its key has given back calls that were not
+ * named.  The lock of its partition is needed SHARED.
  */
-extern bool request_recall(Request *request, TimestampTz now);
-
-/*
- * Whether it may have been admitted, so that the log has to be asked; under the
- * lock.
- */
-extern bool request_is_uncertain(Request *request, TimestampTz now);
+extern RequestState request_look_up(Request *request, TimestampTz now,
+									bool doubtful);
 
 /*
  * Remember that it was admitted; takes up to request_blocks() blocks.  The
@@ -85,6 +86,7 @@ typedef struct LoggedRequest
 	TimestampTz at;
 	int64		cost;
 	text	   *tier;			/* NULL: not known */
+	text	   *account;		/* NULL: the key's own */
 } LoggedRequest;
 
 /*

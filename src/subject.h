@@ -61,6 +61,7 @@ typedef struct Subject
 	uint8		name_length;
 	bool		filling;		/* somebody reads its windows from the log; nobody
 								 * may change them meanwhile */
+	bool		gave_back;		/* units of calls that were not named */
 	uint16		record_length;
 	BlockNo		windows;		/* SubjectWindows */
 	BlockNo		name_rest;		/* bytes of the name that didn't fit */

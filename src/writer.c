@@ -63,8 +63,8 @@ typedef struct Batch
 	Oid			catalog;		/* see Scope: whose rows these are */
 	bool		collected;
 	bool		redates;		/* it is one row, which changes others' times */
-	LogRow	   *rows[WRITER_MAX_ROWS];
-	LogRow		queued[WRITER_MAX_ROWS];
+	LogRow	   *rows[WRITER_MAX_ROWS + 1];
+	LogRow		queued[WRITER_MAX_ROWS + 1];
 	dlist_head	held;			/* rows that are to be freed afterwards */
 } Batch;
 
@@ -172,17 +172,41 @@ hold_back(const LogRow *row)
 	pfree(copy);
 }
 
+/*
+ * The table's column has 4 bytes: a reset of more requests is several rows, all
+ * but the last of which are added here.
+ */
+static LogRow
+split_off_requests(const LogRow *row)
+{
+	LogRow		rest = *row;
+
+	while (rest.requests < -PG_INT32_MAX && batch->count < WRITER_MAX_ROWS)
+	{
+		LogRow	   *part = &batch->queued[batch->count];
+
+		*part = rest;
+		part->requests = -PG_INT32_MAX;
+		part->credits = 0;
+		batch->rows[batch->count++] = part;
+		rest.requests += PG_INT32_MAX;
+	}
+	return rest;
+}
+
 /* Put a row of the queue into the batch. */
 static void
-add_to_batch(const LogRow *row)
+add_to_batch(const LogRow *whole)
 {
+	LogRow		rest = split_off_requests(whole);
+	const LogRow *row = &rest;
 	LogRow	   *own = &batch->queued[batch->count];
 
 	batch->decisions++;
 	*own = *row;
 
 	/* What comes after a refund is not what it gave back. */
-	if (row->requests < 0 || row->credits < 0)
+	if (row->requests < 0 || row->credits < 0 || row->is_reset)
 		merge_reset(alike_admitted);
 	if (tierlimit_log_granularity > 0 && row->requests > 0)
 	{
@@ -228,7 +252,7 @@ add_held_rows(bool everything)
 static bool
 says_nothing(const LogRow *row)
 {
-	return row->requests == 0 && row->credits == 0 &&
+	return row->requests == 0 && row->credits == 0 && !row->is_reset &&
 		row->error_code != LOG_REDATES;
 }
 
@@ -359,7 +383,7 @@ get_credits(const LogRow *row, bool *is_null)
 static Datum
 get_shadow_code(const LogRow *row, bool *is_null)
 {
-	*is_null = row->shadow_code == 0;
+	*is_null = row->shadow_code == 0 && !row->is_reset;
 	return Int32GetDatum(row->shadow_code);
 }
 
@@ -394,8 +418,8 @@ static const struct
 static Datum
 column_array(int number)
 {
-	static Datum values[WRITER_MAX_ROWS];
-	static bool nulls[WRITER_MAX_ROWS];
+	static Datum values[WRITER_MAX_ROWS + 1];
+	static bool nulls[WRITER_MAX_ROWS + 1];
 	Oid			type = columns[number].type;
 	int			dims[] = {batch->count};
 	int			lower[] = {1};

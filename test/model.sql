@@ -22,6 +22,7 @@ CREATE TABLE model.caller (
 CREATE TABLE model.call (
 	seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	subject text NOT NULL,
+	key text NOT NULL,
 	tier text NOT NULL,
 	at timestamptz NOT NULL,
 	requests bigint NOT NULL,
@@ -241,36 +242,33 @@ CREATE PROCEDURE model.set_clock(subject text, at timestamptz, forgotten boolean
 $$;
 
 -- Count an admitted call.
-CREATE PROCEDURE model.admit(policy model.policy, cost bigint) LANGUAGE sql AS $$
-	INSERT INTO model.call (subject, tier, at, requests, credits)
-		VALUES (policy.subject, policy.tier, policy.at, 1, cost)
+CREATE PROCEDURE model.admit(policy model.policy, key text, cost bigint) LANGUAGE sql AS $$
+	INSERT INTO model.call (subject, key, tier, at, requests, credits)
+		VALUES (policy.subject, key, policy.tier, policy.at, 1, cost)
 $$;
 
--- What windows of a unit give back of an amount: what the one does that holds
--- most of it.  At least those of the key's own tier are asked; of a key that is
--- not registered, those of some tier, which may have none.  At most it is all
--- that any window can hold, those of calendars that the key had before included.
-CREATE FUNCTION model.given_back(policy model.policy, unit text, amount bigint, at_most boolean)
+-- What is given back of an amount: as much as was counted of the key, or if there
+-- is none of the whole subject, in the time that the longest limit of all spans.
+-- (Months are of any length here.)
+CREATE FUNCTION model.given_back(policy model.policy, key text, unit text, amount bigint, at_most boolean)
 	RETURNS bigint LANGUAGE plpgsql STABLE AS $$
 DECLARE
-	oldest timestamptz := policy.at - max(l.period) - interval '3 days' FROM tierlimit.tier_limit l;
-	given bigint;
+	longest interval := greatest(max(l.period), '10 minutes') FROM tierlimit.tier_limit l;
+	margin interval := CASE WHEN longest >= '28 days' THEN '3 days' ELSE '1 second' END;
+	-- not what was counted in a calendar period that is over; of a key that is not
+	-- registered it is not known which one
+	running timestamptz := lower(model.calendar(l.period, policy.anchor, policy.timezone, policy.at))
+		FROM tierlimit.tier_limit l WHERE l.tier = policy.tier AND l.kind = 'calendar' ORDER BY l.period DESC LIMIT 1;
 BEGIN
-	IF at_most THEN
-		SELECT least(amount, sum(units)) INTO given
-			FROM model.held(policy.subject, unit, tstzrange(oldest, policy.at, '[]'));
-	ELSE
-		SELECT min(most) INTO given
-		FROM (
-			SELECT max(CASE WHEN l.unit = given_back.unit THEN least(amount, used) ELSE 0 END) AS most
-			FROM tierlimit.tier t LEFT JOIN tierlimit.tier_limit l ON l.tier = t.name,
-				LATERAL (SELECT coalesce(sum(units), 0)::bigint
-					FROM model.held(policy.subject, given_back.unit,
-						model.span(l.kind, l.period, policy.anchor, policy.timezone, policy.at, false))) AS h (used)
-			WHERE t.name = policy.tier OR policy.tier IS NULL
-			GROUP BY t.name) AS tiers;
+	IF policy.tier IS NULL AND NOT at_most THEN
+		RETURN 0;
 	END IF;
-	RETURN coalesce(given, 0);
+	RETURN least(amount, (
+		SELECT coalesce(sum(CASE unit WHEN 'credits' THEN c.credits ELSE c.requests END), 0)
+		FROM model.call c
+		WHERE c.subject = policy.subject AND (given_back.key IS NULL OR c.key = given_back.key)
+			AND c.at > policy.at - longest + CASE WHEN at_most THEN - margin ELSE margin END
+			AND c.at >= coalesce(running, '-infinity')));
 END
 $$;
 
@@ -286,14 +284,14 @@ CREATE FUNCTION model.logged_back(key text) RETURNS model.units LANGUAGE sql VOL
 	WHERE l.key = logged_back.key AND l.error_code = 0 AND (l.requests < 0 OR l.credits < 0)
 $$;
 
--- Take units back, newest first: as all windows end now, that gives each of
--- them back what it has, up to as many.
-CREATE PROCEDURE model.refund(subject text, cost bigint, requests bigint) LANGUAGE plpgsql AS $$
+-- Take units back of a key, or of all, newest first.
+CREATE PROCEDURE model.refund(subject text, key text, cost bigint, requests bigint) LANGUAGE plpgsql AS $$
 DECLARE
 	call model.call;
 BEGIN
 	FOR call IN SELECT * FROM model.call c
-		WHERE c.subject = refund.subject AND (c.credits > 0 OR c.requests > 0) ORDER BY c.seq DESC
+		WHERE c.subject = refund.subject AND (refund.key IS NULL OR c.key = refund.key)
+			AND (c.credits > 0 OR c.requests > 0) ORDER BY c.seq DESC
 	LOOP
 		EXIT WHEN cost = 0 AND requests = 0;
 		UPDATE model.call c
@@ -401,6 +399,7 @@ DECLARE
 	cost bigint;
 	requests bigint;
 	is_reset boolean;
+	back_of text;
 	before model.units;
 	given model.units;
 	at_least model.units;
@@ -492,7 +491,7 @@ BEGIN
 			IF done <> 'peek' AND policy.refusal = 0 THEN
 				CALL model.set_clock(policy.subject, policy.at);
 				IF answer.allowed THEN
-					CALL model.admit(policy, cost);
+					CALL model.admit(policy, key, cost);
 					admitted := admitted + 1;
 				ELSE
 					denied := denied + 1;
@@ -535,16 +534,21 @@ BEGIN
 			PERFORM tierlimit.log_flush();
 			SELECT g.requests - before.requests AS requests, g.credits - before.credits AS credits
 				INTO given FROM model.logged_back(key) AS g;
-			at_least := (model.given_back(policy, 'requests', requests, false), model.given_back(policy, 'credits', cost, false));
-			at_most := (model.given_back(policy, 'requests', requests, true), model.given_back(policy, 'credits', cost, true));
+			back_of := CASE WHEN NOT is_reset THEN key END;
+			at_least := (model.given_back(policy, back_of, 'requests', requests, false), model.given_back(policy, back_of, 'credits', cost, false));
+			at_most := (model.given_back(policy, back_of, 'requests', requests, true), model.given_back(policy, back_of, 'credits', cost, true));
 			wanted := concat_ws(' to ', at_least, at_most);
 			is_right := coalesce(got::bigint = given.credits, true)
 				AND given.requests BETWEEN at_least.requests AND at_most.requests
 				AND given.credits BETWEEN at_least.credits AND at_most.credits;
 			got := concat_ws(', ', got, given);
-			CALL model.refund(policy.subject, given.credits, given.requests);
+			IF is_reset THEN
+				UPDATE model.call c SET requests = 0, credits = 0 WHERE c.subject = policy.subject;
+			ELSE
+				CALL model.refund(policy.subject, back_of, given.credits, given.requests);
+			END IF;
 			-- what comes after something was given back comes later
-			IF given.requests <> 0 OR given.credits <> 0 THEN
+			IF given.requests <> 0 OR given.credits <> 0 OR is_reset THEN
 				policy.at := policy.at + interval '1 microsecond';
 				is_reset := false;
 			END IF;

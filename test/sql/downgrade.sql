@@ -32,17 +32,5 @@ SET tierlimit.now = '2026-04-02 01:01:20+00';
 SELECT allowed FROM tierlimit.check('down', 'two', 0);
 SELECT allowed, remaining FROM tierlimit.check('down', 'two credits', 5);
 
--- where a tier limits requests only, a refund knows exactly which credits count
-INSERT INTO tierlimit.tier VALUES ('requests only');
-INSERT INTO tierlimit.tier_limit (tier, name, period, max) VALUES ('requests only', 'day', '1 day', 10);
-INSERT INTO tierlimit.api_key (name, tier) VALUES ('spender', 'requests only');
-SET tierlimit.now = '2026-04-01 12:00:00+00';
-SELECT allowed FROM tierlimit.check('spender', cost => 7);
-SET tierlimit.now = '2026-04-01 12:00:30+00';
-SELECT allowed FROM tierlimit.check('spender', cost => 5);
-SET tierlimit.now = '2026-04-02 12:00:10+00';
-SELECT tierlimit.refund('spender', 100, 0);
-
 RESET tierlimit.now;
-DELETE FROM tierlimit.api_key WHERE name = 'spender';
-DELETE FROM tierlimit.tier WHERE name IN ('big', 'two', 'two credits', 'requests only');
+DELETE FROM tierlimit.tier WHERE name IN ('big', 'two', 'two credits');

@@ -1,0 +1,477 @@
+/*-------------------------------------------------------------------------
+ *
+ * refund.c
+ *		Giving back what was counted.
+ *
+ * The log gets a row with negative numbers; see past.c for how it is read.  How
+ * much there is to give back is what the log says of the time that the longest
+ * limit of any tier spans: that is the same whatever is in memory.  What was
+ * counted in a calendar period that is over is not given back in the next one;
+ * though a reset forgets that, too.
+ *
+ * Mostly memory will do: where each unit is to be given back by a key of its own
+ * whose windows count as much, these give it, newest first.  Otherwise the subject
+ * is claimed (claim.c), so that nothing is counted for it meanwhile; what is
+ * written is read; and the row is queued under the same lock as the subject's
+ * windows are dropped.  Its next call fills them from the log, with that row.
+ *
+ * Locks: as a charge (limiter.c).  Whoever holds a claim on a key may wait for one
+ * on its account or address, never the other way round.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "address.h"
+#include "calendar.h"
+#include "call.h"
+#include "catalog/pg_type.h"
+#include "claim.h"
+#include "common/int.h"
+#include "log.h"
+#include "past.h"
+#include "query.h"
+#include "rebuild.h"
+#include "refund.h"
+#include "request.h"
+#include "settings.h"
+#include "storage/ipc.h"
+#include "sweep.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+/* By Unit. */
+typedef struct Units
+{
+	int64		amount[2];
+} Units;
+
+static Statement longest_query = {
+	"SELECT pg_catalog.max(period) FROM tierlimit.tier_limit", 0, {0}, NULL
+};
+
+/* Those of a request that count, with the tier and the subjects it was charged to. */
+static Statement call_query = {
+	"SELECT requests::bigint, credits, account, tier, endpoint, ip"
+	" FROM tierlimit.request_log"
+	" WHERE key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1"
+	" AND request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $2"
+	" AND at OPERATOR(pg_catalog.>) $3 AND error_code OPERATOR(pg_catalog.=) 0"
+	" ORDER BY at, requests DESC", 3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, NULL
+};
+
+/* When the running period of the tier's longest calendar limit began. */
+static TimestampTz
+running_since(const Charge *charge, TimestampTz now)
+{
+	const Tier *tier = charge->tier;
+
+	for (int i = tier->nlimits - 1; i >= 0; i--)
+		if (tier->limits[i].kind == WINDOW_CALENDAR)
+			return calendar_span(&tier->limits[i].period,
+								 charge->billing_anchor, charge->timezone,
+								 now).start - 1;
+	return DT_NOBEGIN;
+}
+
+/*
+ * Since when something can be given back: since the longest limit of any tier
+ * counts (a calendar month or year may be a long one), but not of a period of the
+ * tier's longest calendar limit that is over.
+ */
+static TimestampTz
+refunded_since(const Charge *charge, TimestampTz now)
+{
+	Reading		reading;
+	Interval   *longest;
+	int64		period = 0;
+
+	query_begin(&reading);
+	query_run(&reading, &longest_query, NULL);
+	longest = DatumGetIntervalP(query_value(0, 1, (Datum) 0));
+	if (longest != NULL)
+		period = longest->time +
+			((int64) longest->month * 31 + longest->day) * USECS_PER_DAY;
+	query_end(&reading);
+	return Max(now - Max(period, request_memory()),
+			   running_since(charge, now));
+}
+
+/* What is counted of a subject: of the row's key, or all if there is none. */
+static Units
+counted_units(const SubjectName *subject, TimestampTz since, const LogText *key)
+{
+	PastSpan	span = {
+		.since = since,
+		.single_since = key == NULL ? DT_NOEND : since
+	};
+	Past		past = past_read(subject, &span);
+	Units		units = {{0}};
+
+	for (int i = 0; i < past.count; i++)
+	{
+		const PastSum *sum = &past.sums[i];
+
+		if (key != NULL && sum->key != past_key(key->bytes, key->length))
+			continue;
+		units.amount[UNIT_REQUESTS] += sum->requests;
+		if (pg_add_s64_overflow(units.amount[UNIT_CREDITS], sum->credits,
+								&units.amount[UNIT_CREDITS]))
+			units.amount[UNIT_CREDITS] = PG_INT64_MAX;
+	}
+	if (past.sums != NULL)
+		pfree(past.sums);
+	return units;
+}
+
+/* The row that gives so much back; it has its size whatever the numbers are. */
+static void
+fill_row(LogRow *row, TimestampTz at, Units units)
+{
+	row->at = at;
+	row->requests = -units.amount[UNIT_REQUESTS];
+	row->credits = -units.amount[UNIT_CREDITS];
+	row->error_code = 0;
+	row->waited_for = tierlimit_durability == DURABILITY_SYNC;
+}
+
+/* What comes after it has to come later, to be told from what comes before. */
+static void
+note_given_back(Subject *subject, const LogRow *row, uint64 position)
+{
+	subject->clock = Max(subject->clock, row->at);
+	if (row->requests != 0 || row->credits != 0 || row->is_reset)
+		subject->clock++;
+	subject->log_position = position;
+	if (row->waited_for)
+		limiter_note_durable(position);
+}
+
+/*
+ * Give back from memory; false if the subject's windows are not there, or do not
+ * count as much.
+ */
+static bool
+try_in_memory(Call *call, LogQueue *queue, Units units, LogRow *row)
+{
+	Work	   *work = &call->works[0];
+	Purse		purse = {.base = store->blocks};
+	RingPlace	place = NO_PLACE;
+	Units		there = {{0}};
+	SubjectWindow *window;
+
+	call_lock(call, LW_EXCLUSIVE);
+	window = call_is_complete(work) && work->subject != NULL
+		? subject_window_at(work->subject->windows) : NULL;
+	for (SubjectWindow *w = window; w != NULL; w = subject_window_at(w->next))
+	{
+		Moment		moment = {.now = call->clock.now};
+
+		if (w->window.kind == WINDOW_CALENDAR &&
+			window_empty_at(&w->window) > moment.now)
+			moment.running = w->window.calendar.span;
+		there.amount[w->unit] = Max(there.amount[w->unit],
+									window_used(&w->window, store->blocks, moment));
+	}
+	if (there.amount[UNIT_REQUESTS] < units.amount[UNIT_REQUESTS] ||
+		there.amount[UNIT_CREDITS] < units.amount[UNIT_CREDITS] ||
+		window == NULL || !log_reserve(queue, row, &place))
+	{
+		call_unlock(call);
+		return false;
+	}
+	for (; window != NULL; window = subject_window_at(window->next))
+		(void) window_take_back(&window->window, &purse, call->clock.now,
+								units.amount[window->unit]);
+	fill_row(row, call->clock.now, units);
+	note_given_back(work->subject, row, place.end);
+	work->subject->gave_back = true;
+	store_stats(call->hashes[0])->logged++;
+	store_stats(call->hashes[0])->refunds++;
+	pool_return(&store->pool, &purse, partition_of(call->hashes[0]));
+	call_unlock(call);
+	log_append(&place, row);
+	return true;
+}
+
+/* Drop the windows of a subject: its next call fills them from the log. */
+static void
+drop_windows(Subject *subject, Purse *purse)
+{
+	while (subject->windows != NO_BLOCK)
+		subject_drop_window(subject, subject_window_at(subject->windows), purse);
+}
+
+/* Whether somebody else is reading the subject: then its name is returned. */
+static const SubjectName *
+claimed_by_another(const SubjectName *names, int count, const SubjectName *mine)
+{
+	for (int i = 0; i < count; i++)
+	{
+		const Subject *subject = subject_find(&names[i]);
+
+		if (&names[i] != mine && subject != NULL && subject->filling)
+			return &names[i];
+	}
+	return NULL;
+}
+
+/*
+ * Queue the row, and drop the windows of all subjects that it concerns; mine is
+ * the one that we have claimed, or NULL.
+ */
+static void
+queue_row(const SubjectName *names, int count, const SubjectName *mine,
+		  const Request *request, LogRow *row)
+{
+	uint64		hashes[MAX_LOCKS];
+	int			nlocks = 0;
+	bool		queued = false;
+
+	for (int i = 0; i < count; i++)
+		hashes[nlocks++] = names[i].hash;
+	if (request != NULL)
+		hashes[nlocks++] = request->subject.hash;
+	while (!queued)
+	{
+		LogQueue   *queue = log_open();
+		const SubjectName *another;
+		RingPlace	place = NO_PLACE;
+		Purse		purse = {.base = store->blocks};
+
+		store_lock(hashes, nlocks, LW_EXCLUSIVE);
+		another = claimed_by_another(names, count, mine);
+		queued = another == NULL && log_reserve(queue, row, &place);
+		for (int i = 0; queued && i < count; i++)
+		{
+			Subject    *subject = subject_find(&names[i]);
+
+			if (subject == NULL)
+			{
+				store_stats(names[i].hash)->stray_position = place.end;
+				continue;
+			}
+			drop_windows(subject, &purse);
+			note_given_back(subject, row, place.end);
+			subject->gave_back |= request == NULL;
+		}
+		if (queued)
+		{
+			if (request != NULL)
+				request_forget(request, &purse);
+			if (row->has_address)
+				store_note_address(place.end);
+			store_stats(hashes[0])->logged++;
+			store_stats(hashes[0])->refunds++;
+		}
+		pool_return(&store->pool, &purse, partition_of(hashes[0]));
+		store_unlock(hashes, nlocks);
+		log_append(&place, row);
+		if (another != NULL)
+			claim_wait(another);
+		else if (!queued)
+			log_wait_for_room(queue, row);
+	}
+	sweep_encourage();
+}
+
+/* The time of a row of a subject that is claimed: after all that it decided. */
+static TimestampTz
+time_after(const SubjectName *name, Clock clock)
+{
+	Subject    *subject;
+
+	store_lock(&name->hash, 1, LW_SHARED);
+	subject = subject_find(name);
+	if (subject != NULL && subject->clock - CLOCK_TOLERANCE <= clock.now)
+		clock.now = Max(clock.now, subject->clock);
+	store_unlock(&name->hash, 1);
+	return clock.now;
+}
+
+/*
+ * Give back up to so many units of what the log says is counted, of the row's
+ * key or of all; returns how many.  The subject is claimed.
+ */
+static Units
+give_back_claimed(const Charge *charge, Clock clock, Units wanted, LogRow *row)
+{
+	const SubjectName *subject = &charge->subject;
+	Units		units;
+
+	log_wait_written(claim_log_position(subject));
+	clock = clock_read_again(clock);
+	units = counted_units(subject, refunded_since(charge, clock.now),
+						  row->is_reset || subject->kind != SUBJECT_ACCOUNT
+						  ? NULL : &row->texts[LOG_KEY]);
+	for (int unit = 0; unit < 2; unit++)
+		units.amount[unit] = Min(units.amount[unit], wanted.amount[unit]);
+	fill_row(row, time_after(subject, clock), units);
+	queue_row(subject, 1, subject, NULL, row);
+	return units;
+}
+
+static Units
+give_back_by_log(const Charge *charge, Clock clock, Units wanted, LogRow *row)
+{
+	const SubjectName *subject = &charge->subject;
+	Units		units;
+
+	claim_take(subject, clock);
+	PG_ENSURE_ERROR_CLEANUP(claim_clean_up, PointerGetDatum(subject));
+	{
+		units = give_back_claimed(charge, clock, wanted, row);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(claim_clean_up, PointerGetDatum(subject));
+	claim_release(subject);
+	return units;
+}
+
+int64
+refund_newest(const Charge *charge, Clock clock, int64 cost, int64 requests,
+			  LogRow *row)
+{
+	Units		wanted;
+	Call		call;
+	LogQueue   *queue;
+
+	wanted.amount[UNIT_CREDITS] = cost;
+	wanted.amount[UNIT_REQUESTS] = requests;
+	if (charge->subject.kind != SUBJECT_ACCOUNT && charge->tier->nwindows > 0)
+	{
+		call_begin_refund(&call, charge, clock);
+		rebuild_subject(&call.works[0], clock);
+		call_read_clock(&call);
+		queue = log_open();
+		if (try_in_memory(&call, queue, wanted, row))
+		{
+			log_nudge(queue);
+			sweep_encourage();
+			return cost;
+		}
+	}
+	return give_back_by_log(charge, clock, wanted, row).amount[UNIT_CREDITS];
+}
+
+void
+refund_all(const Charge *charge, Clock clock, LogRow *row)
+{
+	Units		all = {{PG_INT64_MAX, PG_INT64_MAX}};
+
+	row->is_reset = true;
+	(void) give_back_by_log(charge, clock, all, row);
+}
+
+/* A call as the log has it. */
+typedef struct LoggedCall
+{
+	Units		units;			/* that were not given back */
+	int			count;
+	SubjectName subjects[MAX_CHARGES];	/* that it was charged to */
+} LoggedCall;
+
+/* A text of the query's result, in the caller's context. */
+static LogText
+result_text(int row, int column)
+{
+	return logrow_text(query_text(row, column));
+}
+
+/* Whom the rows say that the call was charged to; the row is filled with these. */
+static void
+set_subjects(LoggedCall *call, Scope scope, LogRow *row, Datum address)
+{
+	LogText		name = row->texts[row->texts[LOG_ACCOUNT].bytes != NULL
+								  ? LOG_ACCOUNT : LOG_KEY];
+
+	call->subjects[call->count++] =
+		subject_name(scope, row->texts[LOG_ACCOUNT].bytes != NULL
+					 ? SUBJECT_ACCOUNT : SUBJECT_KEY, name.bytes, name.length);
+	if (address == (Datum) 0)
+		return;
+	row->has_address = true;
+	row->address = address_of_host(DatumGetInetPP(address));
+	{
+		char	   *buffer = SPI_palloc(MAX_ADDRESS_NAME);
+		int			length = address_name(&row->address, buffer);
+
+		call->subjects[call->count++] =
+			subject_name(scope, SUBJECT_ADDRESS, buffer, length);
+	}
+}
+
+/* Look the call up; false if it is not known, or was given back. */
+static bool
+read_call(LoggedCall *call, Scope scope, TimestampTz since, LogRow *row)
+{
+	Reading		reading;
+	Datum		args[3];
+	int			newest = -1;
+
+	memset(call, 0, sizeof(LoggedCall));
+	query_begin(&reading);
+	args[0] = PointerGetDatum(cstring_to_text_with_len(row->texts[LOG_KEY].bytes,
+													   row->texts[LOG_KEY].length));
+	args[1] = PointerGetDatum(cstring_to_text_with_len(row->texts[LOG_REQUEST_ID].bytes,
+													   row->texts[LOG_REQUEST_ID].length));
+	args[2] = TimestampTzGetDatum(since);
+	query_run(&reading, &call_query, args);
+	for (int i = 0; i < (int) SPI_processed; i++)
+	{
+		int64		requests = DatumGetInt64(query_value(i, 1, (Datum) 0));
+
+		call->units.amount[UNIT_REQUESTS] += requests;
+		call->units.amount[UNIT_CREDITS] += DatumGetInt64(query_value(i, 2, (Datum) 0));
+		if (requests > 0)
+			newest = i;
+	}
+	if (newest >= 0)
+	{
+		row->texts[LOG_ACCOUNT] = result_text(newest, 3);
+		row->texts[LOG_TIER] = result_text(newest, 4);
+		row->texts[LOG_ENDPOINT] = result_text(newest, 5);
+		set_subjects(call, scope, row, query_value(newest, 6, (Datum) 0));
+	}
+	query_end(&reading);
+	return newest >= 0 && (call->units.amount[UNIT_REQUESTS] > 0 ||
+						   call->units.amount[UNIT_CREDITS] > 0);
+}
+
+/* The key is claimed, so that nobody else gives the same call back. */
+static int64
+give_back_call(const Charge *charge, const SubjectName *key, Clock clock,
+			   LogRow *row)
+{
+	LoggedCall	call;
+	Request		request;
+	const SubjectName *mine = NULL;
+
+	log_wait_written(log_newest_position());
+	clock = clock_read_again(clock);
+	request_init(&request, key->scope, row, false);
+	if (!read_call(&call, key->scope, refunded_since(charge, clock.now), row))
+		return 0;
+	if (call.subjects[0].kind == SUBJECT_KEY)
+		mine = &call.subjects[0];
+	fill_row(row, time_after(&call.subjects[0], clock), call.units);
+	queue_row(call.subjects, call.count, mine, &request, row);
+	return call.units.amount[UNIT_CREDITS];
+}
+
+int64
+refund_call(const Charge *charge, Clock clock, LogRow *row)
+{
+	SubjectName key = subject_name(charge->subject.scope, SUBJECT_KEY,
+								   row->texts[LOG_KEY].bytes,
+								   row->texts[LOG_KEY].length);
+	int64		credits;
+
+	claim_take(&key, clock);
+	PG_ENSURE_ERROR_CLEANUP(claim_clean_up, PointerGetDatum(&key));
+	{
+		credits = give_back_call(charge, &key, clock, row);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(claim_clean_up, PointerGetDatum(&key));
+	claim_release(&key);
+	return credits;
+}

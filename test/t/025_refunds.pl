@@ -1,0 +1,167 @@
+# What is given back is the same whatever is in memory, and of the key that it is
+# given back to; and a call that is named goes from wherever it was charged.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib $FindBin::Bin;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use TierlimitTest;
+
+my $node = start_node('log_statement = none');
+
+sql(<<'SQL');
+CREATE EXTENSION tierlimit;
+INSERT INTO tierlimit.tier VALUES ('a'), ('b'), ('both'), ('ip'), ('month');
+INSERT INTO tierlimit.tier_limit (tier, name, period, max, unit, kind) VALUES
+	('a', 'minute', '1 minute', 10, 'requests', 'sliding'), ('b', 'day', '1 day', 10, 'requests', 'sliding'),
+	('both', 'hour', '1 hour', 100, 'requests', 'sliding'), ('both', 'credits', '1 hour', 1000, 'credits', 'sliding'),
+	('ip', 'hour', '1 hour', 100, 'requests', 'sliding'), ('month', 'month', '1 month', 10, 'requests', 'calendar');
+CREATE TABLE secret (name text, secret text);
+INSERT INTO secret SELECT name, tierlimit.create_key(name, 'both', account) FROM (VALUES
+	('alone', NULL), ('k1', 'acme'), ('k2', 'acme')) AS k (name, account);
+SQL
+
+sub used
+{
+	my ($key, $tier) = @_;
+	return sql(sprintf("SELECT string_agg(used::text, ' ' ORDER BY unit DESC) FROM tierlimit.usage('%s', %s)",
+		$key, defined $tier ? "'$tier'" : 'NULL'));
+}
+
+# forget(): the server starts, so that all is in the log only.
+sub forget
+{
+	$node->restart;
+	return;
+}
+
+#
+# Under another tier
+#
+
+for my $forgotten (0, 1)
+{
+	my $key = "moved $forgotten";
+	my $test = $forgotten ? 'moved, after a restart' : 'moved';
+
+	sql("INSERT INTO tierlimit.api_key (name, tier) VALUES ('$key', 'b')");
+	sql("SELECT count(*) FROM tierlimit.check_many(array_fill('$key'::text, '{10}'))");
+	sql("UPDATE tierlimit.api_key SET tier = 'a' WHERE name = '$key'");
+	forget() if $forgotten;
+	is(sql("SELECT tierlimit.refund('$key', 3, 3)"), '3', "$test: a refund gives what was counted under any tier");
+	is(used($key, 'b'), '7', "$test: it is given back under both");
+	sql('SELECT tierlimit.log_flush()');
+	forget() if $forgotten;
+	is(sql("SELECT tierlimit.reset('$key')"), '', "$test: a reset");
+	forget() if $forgotten;
+	is(used($key), '0', "$test: nothing is counted under its tier");
+	is(used($key, 'b'), '0', "$test: nor under the one of before");
+	is(differences(), '', "$test: usage is the sum of the log");
+}
+
+#
+# Of keys of one account
+#
+
+for my $forgotten (0, 1)
+{
+	my $test = $forgotten ? 'account, after a restart' : 'account';
+
+	sql("SELECT tierlimit.reset('k1')");
+	sql("SELECT tierlimit.check('k1', NULL, 5), tierlimit.check('k2', NULL, 7), tierlimit.check('k2', NULL, 7)");
+	forget() if $forgotten;
+	is(sql("SELECT tierlimit.refund('k1', 100, 100)"), '5', "$test: a key gives back what is its own");
+	is(used('k2'), '2 14', "$test: and nothing of another's");
+	is(sql("SELECT tierlimit.refund('k1', 100, 100)"), '0', "$test: and no more");
+	is(sql("SELECT tierlimit.refund('k2', 7, 1)"), '7', "$test: the other one");
+	is(used('k1'), '1 7', "$test: what is left");
+	is(differences(), '', "$test: usage is the sum of the log");
+}
+sql("SELECT tierlimit.check('k1', NULL, 5)");
+sql("SELECT tierlimit.reset('k2')");
+is(used('k1'), '0 0', 'account: a reset is of all its keys');
+forget();
+is(used('k1'), '0 0', 'account: also after a restart');
+
+#
+# By request_id: a call goes from wherever it was charged
+#
+
+my $authorize = "SELECT d.allowed FROM secret, tierlimit.authorize(secret, '/x', '192.0.2.1', %d, '%s') d WHERE name = '%s'";
+
+for my $forgotten (0, 1)
+{
+	for my $key ('alone', 'k1')
+	{
+		my $test = "request of $key" . ($forgotten ? ', after a restart' : '');
+		my $id = "id $key $forgotten";
+		my $of_address = "SELECT sum(requests) FROM tierlimit.request_log WHERE error_code = 0 AND ip = '192.0.2.1'";
+
+		sql("SELECT tierlimit.reset('$key')");
+		sql('SELECT tierlimit.log_flush()');
+		my $before = sql($of_address) || 0;
+		sql(sprintf $authorize, 5, $id, $key);
+		sql(sprintf $authorize, 7, "$id later", $key);
+		forget() if $forgotten;
+		is(sql("SELECT tierlimit.refund('$key', request_id => '$id')"), '5', "$test: it is given back, whole");
+		is(used($key), '1 7', "$test: the later one stays");
+		is(sql("SELECT tierlimit.refund('$key', request_id => '$id')"), '0', "$test: twice gives back once");
+		is(sql("SELECT tierlimit.refund('$key', request_id => 'another')"), '0', "$test: nor is one that never was");
+		sql('SELECT tierlimit.log_flush()');
+		is(sql($of_address), $before + 1, "$test: the address has it back, too");
+		is(sql("SELECT requests, credits, endpoint, ip FROM tierlimit.request_log WHERE request_id = '$id' AND requests < 0"),
+			'-1|-5|/x|192.0.2.1', "$test: the log says so");
+		forget() if $forgotten;
+		is(used($key), '1 7', "$test: after that");
+		is(sql(sprintf($authorize, 5, $id, $key) =~ s/d.allowed/d.allowed, d.repeated/r), 't|f', "$test: who repeats it is charged");
+		is(sql(sprintf($authorize, 5, $id, $key) =~ s/d.allowed/d.allowed, d.repeated/r), 't|t', "$test: once");
+		is(used($key), '2 12', "$test: that is counted");
+		is(differences(), '', "$test: usage is the sum of the log");
+	}
+}
+
+# At its own time: what comes after it stays for as long as it would have.
+sql("SET tierlimit.now = '2026-01-01 12:00:00+00'; SELECT tierlimit.check('timed', 'both', 1, NULL, 'first');
+	SET tierlimit.now = '2026-01-01 12:30:00+00'; SELECT tierlimit.check('timed', 'both', 1, NULL, 'second');
+	SET tierlimit.now = '2026-01-01 12:40:00+00'; SELECT tierlimit.refund('timed', request_id => 'first')");
+is(sql("SET tierlimit.now = '2026-01-01 12:50:00+00'; SELECT used, resets_at = '2026-01-01 13:30:00+00' FROM tierlimit.usage('timed', 'both') WHERE unit = 'requests'"),
+	'1|t', 'by request: a call is given back at its own time');
+
+# One that was given back without its name is not known any more, either.
+is(sql("SELECT allowed, repeated FROM tierlimit.check('unnamed', 'both', 3, NULL, 'x')"), 't|f', 'unnamed: a call');
+is(sql("SELECT tierlimit.refund('unnamed', 3)"), '3', 'unnamed: is given back');
+is(sql("SELECT allowed, repeated FROM tierlimit.check('unnamed', 'both', 3, NULL, 'x')"), 't|f', 'unnamed: repeated, it is charged');
+is(sql("SELECT allowed, repeated FROM tierlimit.check('unnamed', 'both', 3, NULL, 'x')"), 't|t', 'unnamed: once');
+is(used('unnamed', 'both'), '1 3', 'unnamed: that is counted');
+
+#
+# What was counted in a calendar period that is over
+#
+
+sql("INSERT INTO tierlimit.api_key (name, tier) VALUES ('monthly', 'month');
+	SET tierlimit.now = '2026-01-31 23:59:00+00'; SELECT tierlimit.check('monthly'), tierlimit.check('monthly');
+	SET tierlimit.now = '2026-02-01 00:01:00+00'; SELECT tierlimit.check('monthly')");
+is(sql("SET tierlimit.now = '2026-02-01 00:02:00+00'; SELECT tierlimit.refund('monthly', 5, 5)"), '1',
+	'period: only what was counted in the running one is given back');
+
+#
+# Large numbers
+#
+
+sql("INSERT INTO tierlimit.request_log (at, key, tier, error_code, requests, credits)
+	SELECT clock_timestamp() - i * interval '1 second', 'large', 'both', 0, 2000000000, 9000000000000000000 FROM generate_series(1, 3) i");
+is(used('large', 'both'), '6000000000 9223372036854775807', 'large: it is counted');
+sql("SELECT tierlimit.reset('large')");
+sql('SELECT tierlimit.log_flush()');
+is(used('large', 'both'), '0 0', 'large: and reset');
+is(sql("SELECT sum(requests) FROM tierlimit.request_log WHERE key = 'large'"), '0', 'large: the log has as many back');
+forget();
+is(used('large', 'both'), '0 0', 'large: also after a restart');
+is(differences(), '', 'large: usage is the sum of the log');
+
+$node->stop;
+done_testing();
