@@ -191,6 +191,10 @@ CREATE TABLE tierlimit.request_log (
 
 CREATE TABLE tierlimit.request_log_default PARTITION OF tierlimit.request_log DEFAULT;
 
+-- A publication FOR ALL TABLES refuses to change rows of a table without one.
+ALTER TABLE tierlimit.request_log REPLICA IDENTITY FULL;
+ALTER TABLE tierlimit.request_log_default REPLICA IDENTITY FULL;
+
 COMMENT ON TABLE tierlimit.request_log IS 'Decisions: what windows are rebuilt from, and bills made';
 COMMENT ON COLUMN tierlimit.request_log.at IS 'when it was decided; of calls that share a row, the youngest';
 COMMENT ON COLUMN tierlimit.request_log.account IS 'under whose name it was counted; NULL: the key''s own';
@@ -210,6 +214,8 @@ CREATE TABLE tierlimit.usage_hourly (
 	denied bigint NOT NULL,
 	CONSTRAINT usage_hourly_key UNIQUE NULLS NOT DISTINCT (key, hour, tier, endpoint)
 );
+
+ALTER TABLE tierlimit.usage_hourly REPLICA IDENTITY FULL;
 
 COMMENT ON TABLE tierlimit.usage_hourly IS 'Sums of the request log by hours that are over';
 COMMENT ON COLUMN tierlimit.usage_hourly.requests IS 'admitted calls, less those given back';
@@ -240,6 +246,7 @@ CREATE TABLE tierlimit.log_state (
 );
 
 CREATE UNIQUE INDEX ON tierlimit.log_state ((true));
+ALTER TABLE tierlimit.log_state REPLICA IDENTITY FULL;
 
 COMMENT ON TABLE tierlimit.log_state IS 'One row: how far the upkeep of the request log has come';
 COMMENT ON COLUMN tierlimit.log_state.summed_until IS 'what was decided before is in usage_hourly';
@@ -268,19 +275,21 @@ SELECT tierlimit.index_log_partition('tierlimit.request_log_default');
 
 -- The new partition is made apart and then attached, which locks the log
 -- against nobody; only the default partition, which is mostly empty, is locked
--- while rows that belong to the new one are moved there.
-CREATE FUNCTION tierlimit.add_log_partition(day date) RETURNS void
-	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- while rows that belong to the new one are moved there.  Whoever calls this, it
+-- belongs to the owner of the log.
+CREATE FUNCTION tierlimit.add_log_partition(day date) RETURNS boolean
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	partition text := 'request_log_' || to_char(day, 'YYYYMMDD');
 	since timestamptz := day::timestamp AT TIME ZONE 'UTC';
 	until timestamptz := (day + 1)::timestamp AT TIME ZONE 'UTC';
 BEGIN
 	IF to_regclass('tierlimit.' || partition) IS NOT NULL THEN
-		RETURN;
+		RETURN false;
 	END IF;
 	EXECUTE format('CREATE TABLE tierlimit.%I (LIKE tierlimit.request_log INCLUDING COMMENTS,
 		CONSTRAINT day CHECK (at >= %L AND at < %L))', partition, since, until);
+	EXECUTE format('ALTER TABLE tierlimit.%I REPLICA IDENTITY FULL', partition);
 	EXECUTE format('WITH moved AS (DELETE FROM tierlimit.request_log_default
 		WHERE at >= %L AND at < %L RETURNING *) INSERT INTO tierlimit.%I SELECT * FROM moved',
 		since, until, partition);
@@ -288,49 +297,61 @@ BEGIN
 	EXECUTE format('ALTER TABLE tierlimit.request_log ATTACH PARTITION tierlimit.%I
 		FOR VALUES FROM (%L) TO (%L)', partition, since, until);
 	EXECUTE format('ALTER TABLE tierlimit.%I DROP CONSTRAINT day', partition);
+	RETURN true;
 END
 $$;
 
--- Whoever reads the log is in the way, for a while: then another time.
-CREATE FUNCTION tierlimit.drop_log(before timestamptz) RETURNS void
-	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
-DECLARE
-	partition regclass;
-BEGIN
-	FOR partition IN SELECT i.inhrelid::regclass FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-			WHERE i.inhparent = 'tierlimit.request_log'::regclass AND c.relname ~ '^request_log_[0-9]{8}$'
-				AND (to_date(right(c.relname, 8), 'YYYYMMDD') + 1)::timestamp AT TIME ZONE 'UTC' <= before LOOP
-		EXECUTE format('DROP TABLE %s', partition);
-	END LOOP;
-	DELETE FROM tierlimit.request_log_default WHERE at < before;
-	DELETE FROM tierlimit.usage_minute WHERE minute < before;
-END
-$$;
-
--- A transaction that has read the log is in the way of attaching: then another
--- time, too.  Until then, rows go to the default partition.
-CREATE FUNCTION tierlimit.add_log_partitions() RETURNS void
+-- One at a time, since each keeps the default partition locked until its
+-- transaction ends.  A transaction that has read the log is in the way: then
+-- another time.  Until then, rows go to the default partition.
+CREATE FUNCTION tierlimit.add_log_partitions() RETURNS boolean
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 BEGIN
 	FOR i IN 0 .. 2 LOOP
-		PERFORM tierlimit.add_log_partition((now() AT TIME ZONE 'UTC')::date + i);
+		IF tierlimit.add_log_partition((now() AT TIME ZONE 'UTC')::date + i) THEN
+			RETURN true;
+		END IF;
 	END LOOP;
+	RETURN false;
 END
 $$;
 
--- Once a day.  What a window still counts is kept, whatever the retention (a year
--- has 360 days in comparisons of intervals, hence some more), and
--- what is not summed up yet.
-CREATE FUNCTION tierlimit.drop_old_log(retention interval) RETURNS void
-	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+-- Once a day, piece by piece, each in a transaction of its own.  To drop a
+-- partition locks the whole log, so nothing else is done meanwhile; and whoever
+-- reads the log is in the way, for a while: then another time.
+--
+-- What a window still counts is kept, whatever the retention (a year has 360 days
+-- in comparisons of intervals, hence some more), and what is not summed up yet.
+CREATE FUNCTION tierlimit.drop_old_log(retention interval) RETURNS boolean
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
 	longest interval := coalesce(max(period), '0') * 1.03 + '1 day' FROM tierlimit.tier_limit;
+	before timestamptz := least(now() - greatest(retention, longest), summed_until)
+		FROM tierlimit.log_state WHERE dropped_at <= now() - interval '1 day';
+	oldest regclass := i.inhrelid FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+		WHERE i.inhparent = 'tierlimit.request_log'::regclass AND c.relname ~ '^request_log_[0-9]{8}$'
+			AND (to_date(right(c.relname, 8), 'YYYYMMDD') + 1)::timestamp AT TIME ZONE 'UTC' <= before
+		ORDER BY c.relname LIMIT 1;
 BEGIN
-	PERFORM tierlimit.drop_log(least(now() - greatest(retention, longest), summed_until))
-	FROM tierlimit.log_state WHERE dropped_at <= now() - interval '1 day';
-	IF FOUND THEN
-		UPDATE tierlimit.log_state SET dropped_at = now();
+	IF before IS NULL THEN
+		RETURN false;
 	END IF;
+	IF oldest IS NOT NULL THEN
+		EXECUTE format('DROP TABLE %s', oldest);
+		RETURN true;
+	END IF;
+	DELETE FROM tierlimit.request_log_default WHERE ctid = ANY (ARRAY(
+		SELECT ctid FROM tierlimit.request_log_default WHERE at < before LIMIT 10000));
+	IF FOUND THEN
+		RETURN true;
+	END IF;
+	DELETE FROM tierlimit.usage_minute WHERE ctid = ANY (ARRAY(
+		SELECT ctid FROM tierlimit.usage_minute WHERE minute < before LIMIT 10000));
+	IF FOUND THEN
+		RETURN true;
+	END IF;
+	UPDATE tierlimit.log_state SET dropped_at = now();
+	RETURN false;
 END
 $$;
 
@@ -341,12 +362,25 @@ CREATE FUNCTION tierlimit.saturated(value numeric) RETURNS bigint
 
 COMMENT ON FUNCTION tierlimit.saturated(numeric) IS 'The nearest bigint';
 
--- Sum up what was decided before a time, and wasn't summed up before.
+-- Sum up what was decided before a time, and wasn't summed up before: whole minutes.
+-- What the log writer is just writing is waited for, and what it writes later
+-- comes late: it asks how far the sums are when its rows are there.  That takes a
+-- snapshot for each statement.
 CREATE FUNCTION tierlimit.sum_log(until timestamptz) RETURNS void
-	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
-	since timestamptz := summed_until FROM tierlimit.log_state;
+	since timestamptz;
 BEGIN
+	IF current_setting('transaction_isolation') <> 'read committed' THEN
+		RAISE SQLSTATE '25001' USING MESSAGE = 'sum_log() needs the isolation level READ COMMITTED';
+	END IF;
+	LOCK TABLE ONLY tierlimit.request_log IN SHARE ROW EXCLUSIVE MODE;
+	SELECT summed_until INTO since FROM tierlimit.log_state;
+	until := date_trunc('minute', until, 'UTC');
+	IF since IS NULL OR until IS NULL OR until <= since THEN
+		RETURN;
+	END IF;
+
 	INSERT INTO tierlimit.usage_hourly AS u (hour, key, tier, endpoint, requests, credits, denied)
 	SELECT date_trunc('hour', at, 'UTC'), key, tier, endpoint,
 		coalesce(sum(requests) FILTER (WHERE error_code = 0), 0),
@@ -368,12 +402,22 @@ BEGIN
 END
 $$;
 
--- Add rows to hours and minutes that are summed up already.
+CREATE FUNCTION tierlimit.is_log_writer() RETURNS boolean
+	AS 'MODULE_PATHNAME', 'tierlimit_is_log_writer'
+	LANGUAGE C STABLE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION tierlimit.is_log_writer() IS 'Whether this process writes the request log';
+
+-- Add rows to hours and minutes that are summed up already: those that the log
+-- writer has written in the same transaction.
 CREATE FUNCTION tierlimit.sum_late_rows(at timestamptz[], key text[], account text[], tier text[],
 		endpoint text[], error_code integer[], requests integer[], credits bigint[], summed_until timestamptz)
 	RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
+	IF NOT tierlimit.is_log_writer() THEN
+		RAISE SQLSTATE '55000' USING MESSAGE = 'sum_late_rows() is for the log writer alone';
+	END IF;
 	INSERT INTO tierlimit.usage_hourly AS u (hour, key, tier, endpoint, requests, credits, denied)
 	SELECT date_trunc('hour', at, 'UTC'), key, tier, endpoint,
 		coalesce(sum(requests) FILTER (WHERE error_code = 0), 0),
@@ -455,10 +499,9 @@ CREATE FUNCTION tierlimit.log_flush() RETURNS void
 
 COMMENT ON FUNCTION tierlimit.log_flush() IS 'Wait until all that was decided before is in the request log';
 COMMENT ON FUNCTION tierlimit.index_log_partition(regclass) IS 'Make the indexes of a partition of the request log';
-COMMENT ON FUNCTION tierlimit.add_log_partition(date) IS 'Make the partition of a day of the request log';
-COMMENT ON FUNCTION tierlimit.drop_log(timestamptz) IS 'Drop what was logged before a time';
-COMMENT ON FUNCTION tierlimit.add_log_partitions() IS 'Make the partitions of today and the next days';
-COMMENT ON FUNCTION tierlimit.drop_old_log(interval) IS 'Drop what was logged before the retention';
+COMMENT ON FUNCTION tierlimit.add_log_partition(date) IS 'Make the partition of a day of the request log; false: it is there';
+COMMENT ON FUNCTION tierlimit.add_log_partitions() IS 'Make the first missing partition of today and the next days; false: none is';
+COMMENT ON FUNCTION tierlimit.drop_old_log(interval) IS 'Drop a piece of what was logged before the retention; false: nothing is left of it';
 COMMENT ON FUNCTION tierlimit.sum_log(timestamptz) IS 'Sum up what was logged before a time';
 COMMENT ON FUNCTION tierlimit.sum_late_rows(timestamptz[], text[], text[], text[], text[], integer[], integer[], bigint[], timestamptz) IS 'Add rows to what is summed up already';
 

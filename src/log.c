@@ -39,31 +39,45 @@
 typedef struct LogWait
 {
 	LogQueue   *queue;
+	TimestampTz begun;
 	TimestampTz since;			/* when it began, or there was progress */
 	uint64		tail;			/* of the queue, then */
 } LogWait;
 
 static LogQueue *my_queue = NULL;	/* the one of the last call; see log_open */
 
-/* Raise an ERROR if the writer has been failing for long. */
 static void
-report_failure(LogQueue *queue)
+raise_failure(const LogFailure *failure)
+{
+	ereport(ERROR,
+			(errcode(failure->sqlerrcode),
+			 errmsg("could not write to the request log"),
+			 errdetail("The log writer of this database reports: %s",
+					   failure->message),
+			 errhint("Calls are counted again when the cause is removed.")));
+}
+
+/*
+ * Raise an ERROR if the writer has been failing for long, the last time since a
+ * time.
+ */
+static void
+report_failure(LogQueue *queue, TimestampTz tried_since)
 {
 	LogFailure	failure = queue_failure(queue);
 
-	if (failure.since != 0 &&
+	if (failure.since != 0 && failure.last_at >= tried_since &&
 		has_passed(failure.since, GetCurrentTimestamp(), FAILURE_PATIENCE))
-		ereport(ERROR,
-				(errcode(failure.sqlerrcode),
-				 errmsg("could not write to the request log"),
-				 errdetail("The log writer of this database reports: %s",
-						   failure.message),
-				 errhint("Calls are counted again when the cause is removed.")));
+		raise_failure(&failure);
 }
 
 static void
 report_stuck(LogQueue *queue)
 {
+	LogFailure	failure = queue_failure(queue);
+
+	if (failure.since != 0)
+		raise_failure(&failure);
 	if (!queue_has_writer(queue))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
@@ -81,8 +95,9 @@ report_stuck(LogQueue *queue)
 static LogWait
 begin_wait(LogQueue *queue)
 {
-	LogWait		wait = {queue, GetCurrentTimestamp(), ring_tail(&queue->ring)};
+	LogWait		wait = {.queue = queue, .tail = ring_tail(&queue->ring)};
 
+	wait.begun = wait.since = GetCurrentTimestamp();
 	return wait;
 }
 
@@ -99,10 +114,13 @@ wait_for_progress(LogWait *wait)
 	ConditionVariableTimedSleep(&wait->queue->progress, 100,
 								extension_wait_event(&wait_event, "TierlimitLogWrite"));
 	CHECK_FOR_INTERRUPTS();
-	report_failure(wait->queue);
+	report_failure(wait->queue, wait->begun);
 	tail = ring_tail(&wait->queue->ring);
 	if (tail != wait->tail)
-		*wait = begin_wait(wait->queue);
+	{
+		wait->tail = tail;
+		wait->since = GetCurrentTimestamp();
+	}
 	else if (has_passed(wait->since, GetCurrentTimestamp(), PATIENCE))
 		report_stuck(wait->queue);
 }
@@ -122,7 +140,7 @@ wait_for_queue(void)
 		queue_wait_until_free(100);
 		CHECK_FOR_INTERRUPTS();
 		if (queue != NULL)
-			report_failure(queue);
+			report_failure(queue, since);
 		if (has_passed(since, GetCurrentTimestamp(), PATIENCE))
 			ereport(ERROR,
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
@@ -140,7 +158,7 @@ log_open(void)
 	if (unlikely(my_queue == NULL || !queue_is_open(my_queue)))
 		my_queue = wait_for_queue();
 	if (tierlimit_durability == DURABILITY_SYNC)
-		report_failure(my_queue);
+		report_failure(my_queue, 0);
 	return my_queue;
 }
 

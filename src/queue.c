@@ -429,6 +429,7 @@ queue_failed(LogQueue *queue, const LogFailure *failure)
 	SpinLockAcquire(&all->mutex);
 	if (queue->failure.since == 0)
 		queue->failure.since = failure->since;
+	queue->failure.last_at = failure->since;
 	queue->failure.sqlerrcode = failure->sqlerrcode;
 	memcpy(queue->failure.message, failure->message, MAX_FAILURE_MESSAGE);
 	SpinLockRelease(&all->mutex);

@@ -27,6 +27,7 @@ typedef enum QueueState
 typedef struct LogFailure
 {
 	TimestampTz since;			/* 0: it could */
+	TimestampTz last_at;		/* when it last tried in vain */
 	int			sqlerrcode;
 	char		message[MAX_FAILURE_MESSAGE];
 } LogFailure;

@@ -175,3 +175,17 @@ settings_define(void)
 
 	MarkGUCPrefixReserved("tierlimit");
 }
+
+void
+settings_turn_timeouts_off(void)
+{
+	static const char *const timeouts[] = {
+		"statement_timeout", "transaction_timeout", "idle_session_timeout",
+		"idle_in_transaction_session_timeout"
+	};
+
+	/* Not every version has all of them. */
+	for (size_t i = 0; i < lengthof(timeouts); i++)
+		if (GetConfigOption(timeouts[i], true, false) != NULL)
+			SetConfigOption(timeouts[i], "0", PGC_SUSET, PGC_S_OVERRIDE);
+}

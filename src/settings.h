@@ -28,4 +28,10 @@ extern char *tierlimit_now;		/* "" or a valid timestamptz */
 /* Define the parameters; from _PG_init, while libraries are preloaded. */
 extern void settings_define(void);
 
+/*
+ * For our background workers, before they connect: no timeout that the server,
+ * a database or a role sets ends their transactions, or them.
+ */
+extern void settings_turn_timeouts_off(void);
+
 #endif							/* TIERLIMIT_SETTINGS_H */

@@ -9,12 +9,15 @@
  *
  * Partitions: one a day, made some days ahead, and dropped after
  * tierlimit.log_retention.  Both need a lock for a moment; if it can't be had
- * soon, it is tried again later.
+ * soon, it is tried again later.  What else is deleted then is deleted in
+ * transactions of its own, so that no lock lasts for longer.
  *
  * Sums: hours that are over are summed up, a step at a time that takes about
  * STEP_GOAL.  log_state says how far that has come, in the same transaction as
  * the sums themselves; what is written to the log later than that is added by
- * the transaction that writes it (writer.c).  So each row counts exactly once.
+ * the transaction that writes it (writer.c).  So each row counts exactly once,
+ * also where somebody calls sum_log() by hand: that waits for rows that are
+ * being written, and whoever writes asks for the state after that, each time.
  *
  *-------------------------------------------------------------------------
  */
@@ -43,7 +46,6 @@
 typedef struct Upkeep
 {
 	Oid			catalog;		/* see Scope */
-	TimestampTz summed_until;	/* 0: not known */
 	TimestampTz partitions_due;
 	TimestampTz drops_due;
 	TimestampTz sums_due;
@@ -52,12 +54,15 @@ typedef struct Upkeep
 
 static Upkeep upkeep;
 
+/* These two do a piece of what is to be done; a row says that there is more. */
 static Statement add_partitions = {
-	"SELECT tierlimit.add_log_partitions()", 0, {0}, NULL
+	"SELECT FROM tierlimit.add_log_partitions() AS more WHERE more", 0, {0},
+	NULL
 };
 
 static Statement drop_old_log = {
-	"SELECT tierlimit.drop_old_log($1)", 1, {INTERVALOID}, NULL
+	"SELECT FROM tierlimit.drop_old_log($1) AS more WHERE more",
+	1, {INTERVALOID}, NULL
 };
 
 static Statement sum_log = {
@@ -88,8 +93,9 @@ know_installation(void)
 	}
 }
 
+/* False if there is no state yet. */
 static bool
-read_summed_until(void)
+read_summed_until(TimestampTz *summed_until)
 {
 	Reading		reading;
 	bool		found;
@@ -98,7 +104,7 @@ read_summed_until(void)
 	query_run(&reading, &read_state, NULL);
 	found = SPI_processed > 0;
 	if (found)
-		upkeep.summed_until = DatumGetTimestampTz(query_value(0, 1, (Datum) 0));
+		*summed_until = DatumGetTimestampTz(query_value(0, 1, (Datum) 0));
 	query_end(&reading);
 	return found;
 }
@@ -106,20 +112,15 @@ read_summed_until(void)
 TimestampTz
 upkeep_summed_until(void)
 {
-	know_installation();
-	if (upkeep.summed_until == 0 && !read_summed_until())
-	{
-		query_write(&make_state, NULL, NULL);
-		CommandCounterIncrement();
-		(void) read_summed_until();
-	}
-	return upkeep.summed_until;
-}
+	TimestampTz summed_until;
 
-void
-upkeep_forget(void)
-{
-	upkeep.summed_until = 0;
+	if (read_summed_until(&summed_until))
+		return summed_until;
+	query_write(&make_state, NULL, NULL);
+	CommandCounterIncrement();
+	if (!read_summed_until(&summed_until))
+		elog(ERROR, "tierlimit.log_state is empty");
+	return summed_until;
 }
 
 /* The end of the last hour that is over. */
@@ -134,8 +135,10 @@ static void
 keep_up_partitions(TimestampTz now)
 {
 	upkeep.partitions_due = now + RETRY_PAUSE;
-	query_write(&add_partitions, NULL, NULL);
-	upkeep.partitions_due = now + UPKEEP_PAUSE;
+	if (query_write(&add_partitions, NULL, NULL) > 0)
+		upkeep.partitions_due = now;
+	else
+		upkeep.partitions_due = now + UPKEEP_PAUSE;
 }
 
 void
@@ -167,7 +170,6 @@ sum_up(TimestampTz now)
 			upkeep.step = Min(upkeep.step * 2, LONGEST_STEP);
 		else if (took > STEP_GOAL * 2)
 			upkeep.step = Max(upkeep.step / 2, SHORTEST_STEP);
-		upkeep_forget();
 	}
 	upkeep.sums_due = until < closed_until(now) ? 0
 		: closed_until(now) + USECS_PER_HOUR + CLOSING_TIME;
@@ -181,8 +183,10 @@ drop_old(TimestampTz now)
 
 	upkeep.drops_due = now + RETRY_PAUSE;
 	retention.time = tierlimit_log_retention * USECS_PER_MINUTE;
-	query_write(&drop_old_log, &arg, NULL);
-	upkeep.drops_due = now + UPKEEP_PAUSE;
+	if (query_write(&drop_old_log, &arg, NULL) > 0)
+		upkeep.drops_due = now;
+	else
+		upkeep.drops_due = now + UPKEEP_PAUSE;
 }
 
 bool

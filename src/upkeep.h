@@ -14,12 +14,10 @@
  * All of these run in a transaction of the log's worker, and may raise an
  * ERROR.
  *
- * The time up to which decisions are summed up by hours.
+ * The time up to which decisions are summed up by hours.  Once this transaction
+ * has written to the log, nobody else can move it on until its end.
  */
 extern TimestampTz upkeep_summed_until(void);
-
-/* Read that again: a transaction that may have changed it was rolled back. */
-extern void upkeep_forget(void);
 
 /* Have the partitions made, if none were made yet. */
 extern void upkeep_prepare(void);

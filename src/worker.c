@@ -28,6 +28,7 @@
 #include "access/xact.h"
 #include "clock.h"
 #include "compat.h"
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -48,6 +49,8 @@
 #define LONGEST_COMPANY 2000	/* microseconds */
 
 PGDLLEXPORT void tierlimit_worker_main(Datum number);
+
+PG_FUNCTION_INFO_V1(tierlimit_is_log_writer);
 
 static LogQueue *queue = NULL;
 static MemoryContext worker_context;
@@ -161,7 +164,6 @@ attempt(Task task, const char *what)
 		report_error(error);
 		AbortCurrentTransaction();
 		FlushErrorState();
-		upkeep_forget();
 		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();
@@ -313,7 +315,7 @@ static bool
 anything_to_write(void)
 {
 	return ring_head(&queue->ring) != ring_tail(&queue->ring) ||
-		writer_held() > 0;
+		writer_has_rows();
 }
 
 /* Sleep until a time; false if somebody waits for us before. */
@@ -358,6 +360,14 @@ pause_before_retry(void)
 	for (int i = 0; i < RETRY_PAUSE && !ShutdownRequestPending; i++)
 		pg_usleep(1000);
 	sleep_for(0);
+}
+
+/* is_log_writer(), for functions that nobody else is to call */
+Datum
+tierlimit_is_log_writer(PG_FUNCTION_ARGS)
+{
+	(void) fcinfo;
+	PG_RETURN_BOOL(queue != NULL);
 }
 
 /*
@@ -405,7 +415,10 @@ work(void)
 			pause_before_retry();
 		if (is_to_leave(now, active) && leave())
 			return;
-		rest(now, active);
+		if (upkeep_is_due())
+			sleep_for(0);
+		else
+			rest(now, active);
 	}
 }
 
@@ -422,6 +435,7 @@ tierlimit_worker_main(Datum number)
 		return;
 	before_shmem_exit(leave_queue, (Datum) 0);
 	BackgroundWorkerUnblockSignals();
+	settings_turn_timeouts_off();
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid,
 											  BGWORKER_BYPASS_ALLOWCONN);
 	pgstat_report_appname("tierlimit log writer");

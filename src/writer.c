@@ -126,6 +126,12 @@ writer_held(void)
 	return held_count;
 }
 
+bool
+writer_has_rows(void)
+{
+	return batch->collected || held_count > 0;
+}
+
 /* A copy with its texts, to outlive the queue's. */
 static HeldRow *
 copy_row(const LogRow *row)
@@ -512,6 +518,7 @@ insert_batch(void)
 {
 	MemoryContext old = MemoryContextSwitchTo(insert_context);
 	Datum		args[LOG_COLUMNS + 1];
+	TimestampTz summed_until;
 
 	/* In the order of the index, neighbours are found in the caches. */
 	qsort(batch->rows, batch->count, sizeof(LogRow *), compare_rows);
@@ -528,8 +535,9 @@ insert_batch(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("the extension \"tierlimit\" was dropped while its request log was written")));
-	args[LOG_COLUMNS] = TimestampTzGetDatum(upkeep_summed_until());
-	if (any_before(upkeep_summed_until()))
+	summed_until = upkeep_summed_until();
+	args[LOG_COLUMNS] = TimestampTzGetDatum(summed_until);
+	if (any_before(summed_until))
 		query_write(&sum_late_rows, args, NULL);
 }
 

@@ -35,4 +35,10 @@ extern void writer_put_back(LogQueue *queue);
 /* How many rows are held back, to be written later. */
 extern int	writer_held(void);
 
+/*
+ * Whether there are such, or a batch that could not be written yet, whose rows
+ * may not be in the queue any more.
+ */
+extern bool writer_has_rows(void);
+
 #endif							/* TIERLIMIT_WRITER_H */

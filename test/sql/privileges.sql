@@ -30,7 +30,7 @@ SELECT tierlimit.reset('served');
 SELECT * FROM tierlimit.verify('served');
 SELECT tierlimit.log_flush();
 SELECT tierlimit.sum_log(now());
-SELECT tierlimit.drop_log(now());
+SELECT tierlimit.drop_old_log('1 day');
 SELECT * FROM tierlimit.request_log;
 SELECT * FROM tierlimit.request_log_default;
 SELECT * FROM tierlimit.usage_hourly;

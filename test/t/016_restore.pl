@@ -80,9 +80,12 @@ for my $kind (sort keys %restore)
 
 	# Later days get their partitions, and old ones go.
 	sql("SELECT tierlimit.add_log_partition((now() AT TIME ZONE 'UTC')::date + 10);
-		SELECT tierlimit.drop_log(now() + interval '3 days')", $kind);
+		SELECT tierlimit.add_log_partition((now() AT TIME ZONE 'UTC')::date - 100);
+		UPDATE tierlimit.log_state SET dropped_at = now() - interval '1 day'", $kind);
+	is(sql("SELECT tierlimit.drop_old_log('62 days'); SELECT tierlimit.drop_old_log('62 days')", $kind),
+		"t\nf", "$kind: an old partition is dropped");
 	is(sql("SELECT count(*) FROM pg_inherits WHERE inhparent = 'tierlimit.request_log'::regclass", $kind),
-		'2', "$kind: partitions can be made and dropped");
+		'5', "$kind: others are kept");
 }
 
 $node->stop;
