@@ -443,5 +443,5 @@ limiter_wait_durable(void)
 
 	durable_position = 0;
 	if (position != 0)
-		log_wait_written(position);
+		log_wait_durable(position);
 }

@@ -24,6 +24,7 @@
 #include "compat.h"
 #include "log.h"
 #include "miscadmin.h"
+#include "replication/syncrep.h"
 #include "settings.h"
 #include "storage/ipc.h"
 #include "utils/timestamp.h"
@@ -257,6 +258,56 @@ log_wait_written(uint64 position)
 	position = Min(position, ring_head(&queue->ring));
 	if (ring_tail(&queue->ring) < position)
 		wait_for_position(queue, position);
+}
+
+/*
+ * Raise the current ERROR again; whoever gets it is to know that it undoes
+ * nothing.
+ */
+static void
+raise_with_charge(MemoryContext context)
+{
+	static const char counted[] = "What was to be made durable is counted, and stays so.";
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	FlushErrorState();
+	error->detail = error->detail == NULL ? pstrdup(counted)
+		: psprintf("%s %s", error->detail, counted);
+	ReThrowError(error);
+}
+
+/*
+ * The writer's commit is on the disk of this server.  Whether a standby has to
+ * have it too is a matter of each session that waits: so nobody waits for a
+ * standby who did not ask for it.  A cancel ends that wait with a WARNING, as it
+ * does that of a commit.
+ */
+static void
+wait_for_standbys(void)
+{
+	HOLD_INTERRUPTS();
+	SyncRepWaitForLSN(queue_commit_lsn(), true);
+	RESUME_INTERRUPTS();
+	CHECK_FOR_INTERRUPTS();
+}
+
+void
+log_wait_durable(uint64 position)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		log_wait_written(position);
+	}
+	PG_CATCH();
+	{
+		raise_with_charge(context);
+	}
+	PG_END_TRY();
+	wait_for_standbys();
 }
 
 /*

@@ -44,7 +44,14 @@ extern void log_wait_written(uint64 position);
 /* Behind the newest row of this database that is on its way. */
 extern uint64 log_newest_position(void);
 
-/* Whether that is so already; in a database without a queue, everything is. */
+/*
+ * The same for what this session has counted, and until it is where
+ * synchronous_commit wants the session's commits to be.  An ERROR says that it
+ * stays counted.
+ */
+extern void log_wait_durable(uint64 position);
+
+/* Whether all up to a position is on disk; in a database without a queue, everything is. */
 extern bool log_is_written(Oid database, uint64 position);
 
 /* Wait until all that was decided in this database before is written. */

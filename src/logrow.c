@@ -26,7 +26,6 @@ typedef struct PackedRow
 	int32		shadow_code;
 	uint16		lengths[LOG_TEXTS];
 	bool		has_address;
-	bool		waited_for;
 	bool		is_reset;
 } PackedRow;
 
@@ -59,7 +58,6 @@ logrow_pack(const LogRow *row, char *to)
 	packed->error_code = row->error_code;
 	packed->shadow_code = row->shadow_code;
 	packed->has_address = row->has_address;
-	packed->waited_for = row->waited_for;
 	packed->is_reset = row->is_reset;
 	if (row->has_address)
 	{
@@ -91,8 +89,8 @@ logrow_unpack(const char *from, LogRow *row)
 	row->error_code = packed->error_code;
 	row->shadow_code = packed->shadow_code;
 	row->has_address = packed->has_address;
-	row->waited_for = packed->waited_for;
 	row->is_reset = packed->is_reset;
+	row->waited_for = false;	/* the queue's reader needs not know */
 	if (row->has_address)
 	{
 		memcpy(&row->address, at, sizeof(inet_struct));

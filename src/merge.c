@@ -174,5 +174,4 @@ merge_into(LogRow *row, const LogRow *other)
 	row->requests += other->requests;
 	if (pg_add_s64_overflow(row->credits, other->credits, &row->credits))
 		row->credits = PG_INT64_MAX;
-	row->waited_for |= other->waited_for;
 }

@@ -64,6 +64,7 @@ typedef struct Queues
 	Latch	   *launcher;		/* NULL: it is not there */
 	int			nturns;
 	Turn		turns[MAX_TURNS];	/* first come, first served */
+	pg_atomic_uint64 commit_lsn;	/* see queue_commit_lsn() */
 	ConditionVariable freed;	/* a queue has become free, or open again */
 	LogQueue	queues[NUM_QUEUES];
 } Queues;
@@ -115,6 +116,7 @@ queue_shmem_init(void)
 
 	memset(all, 0, sizeof(Queues));
 	SpinLockInit(&all->mutex);
+	pg_atomic_init_u64(&all->commit_lsn, InvalidXLogRecPtr);
 	ConditionVariableInit(&all->freed);
 	at = (char *) all + MAXALIGN(sizeof(Queues));
 	for (int i = 0; i < NUM_QUEUES; i++)
@@ -421,6 +423,22 @@ queue_advance(LogQueue *queue, uint64 position, int64 decisions, int64 rows,
 	queue->failure.since = 0;
 	SpinLockRelease(&all->mutex);
 	ConditionVariableBroadcast(&queue->progress);
+}
+
+void
+queue_note_commit(XLogRecPtr lsn)
+{
+	uint64		known = pg_atomic_read_u64(&all->commit_lsn);
+
+	while (known < lsn &&
+		   !pg_atomic_compare_exchange_u64(&all->commit_lsn, &known, lsn))
+		;
+}
+
+XLogRecPtr
+queue_commit_lsn(void)
+{
+	return pg_atomic_read_u64(&all->commit_lsn);
 }
 
 void

@@ -8,6 +8,7 @@
 #ifndef TIERLIMIT_QUEUE_H
 #define TIERLIMIT_QUEUE_H
 
+#include "access/xlogdefs.h"
 #include "datatype/timestamp.h"
 #include "port/atomics.h"
 #include "ring.h"
@@ -138,6 +139,15 @@ extern void queue_give_up(LogQueue *queue);
 /* Everything up to a position is written, decided before a time. */
 extern void queue_advance(LogQueue *queue, uint64 position, int64 decisions,
 						  int64 rows, TimestampTz until);
+
+/*
+ * A transaction of a writer is on this server's disk, up to here in the WAL;
+ * before queue_advance().  queue_commit_lsn() is behind all of these.
+ */
+extern void queue_note_commit(XLogRecPtr lsn);
+extern XLogRecPtr queue_commit_lsn(void);
+
+/* The writer of a queue could not write. */
 extern void queue_failed(LogQueue *queue, const LogFailure *failure);
 
 /* Forget what waits to be written to a database that was dropped. */

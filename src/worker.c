@@ -76,8 +76,8 @@ leave_queue(int code, Datum arg)
 }
 
 /*
- * Told to leave.  That ends what we wait for, be it a lock or a standby, as the
- * cancelling of a query does; what was not written then is written again.  That
+ * Told to leave.  That ends the wait for a lock, as the cancelling of a query
+ * does; what was not written then is written again.  That
  * is not to be cancelled by the second of two signals: the postmaster sends one
  * to the process and one to its group.
  */
@@ -103,6 +103,7 @@ set_settings(void)
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_isolation", "read committed"},
 		{"session_replication_role", "origin"},
+		{"synchronous_commit", "local"},	/* who wants more waits: log.c */
 		{"standard_conforming_strings", "on"},
 		{"default_tablespace", ""},
 		{"TimeZone", "UTC"},

@@ -22,18 +22,17 @@
 #include <sys/socket.h>
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "lib/ilist.h"
 #include "merge.h"
-#include "postmaster/interrupt.h"
 #include "query.h"
 #include "scope.h"
 #include "settings.h"
 #include "upkeep.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -456,31 +455,6 @@ any_before(TimestampTz time)
 	return false;
 }
 
-static bool
-anybody_waits(void)
-{
-	for (int i = 0; i < batch->count; i++)
-		if (batch->rows[i]->waited_for)
-			return true;
-	return false;
-}
-
-/*
- * Where somebody waits for the commit, it is one that is on disk at least, and
- * on the standbys that the server waits for.  Otherwise only the disk, since a
- * standby that is away should stop nobody who did not ask for it; nor the server
- * from stopping.
- */
-static void
-set_synchronous_commit(void)
-{
-	if (anybody_waits() && synchronous_commit != SYNCHRONOUS_COMMIT_OFF &&
-		!ShutdownRequestPending)
-		return;
-	(void) set_config_option("synchronous_commit", "local", PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
-}
-
 /* By account or key, and time. */
 static int
 compare_rows(const void *a, const void *b)
@@ -528,7 +502,6 @@ insert_batch(void)
 	MemoryContextSwitchTo(old);
 
 	upkeep_prepare();
-	set_synchronous_commit();
 	query_write(&insert_rows, args, NULL);
 	/* It may have waited for DROP EXTENSION, and found the next one's table. */
 	if (is_gone(batch->catalog))
@@ -571,6 +544,7 @@ writer_write(LogQueue *queue, bool everything)
 void
 writer_committed(LogQueue *queue)
 {
+	queue_note_commit(XactLastCommitEnd);
 	queue_advance(queue, batch->position, batch->decisions, batch->count,
 				batch->until);
 	while (!dlist_is_empty(&batch->held))
