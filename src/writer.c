@@ -275,7 +275,6 @@ collect(LogQueue *queue, bool everything)
 	batch->decisions = 0;
 	batch->redates = false;
 	merge_reset(alike_admitted);
-	add_held_rows(everything);
 	while (batch->count < WRITER_MAX_ROWS && held_count <= WRITER_MAX_ROWS &&
 		   !batch->redates)
 	{
@@ -304,6 +303,10 @@ collect(LogQueue *queue, bool everything)
 		else
 			add_to_batch(&row);
 	}
+
+	/* Only now: what was just read may belong to one that is due. */
+	if (!batch->redates)
+		add_held_rows(everything);
 	batch->collected = true;
 }
 
