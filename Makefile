@@ -40,7 +40,8 @@ SHLIB_LINK += $(filter -lcrypto, $(LIBS))
 # As one unit: a check is many small functions of different files.  (PGXS has set
 # CFLAGS by override; without one, what is added here would be ignored.)  Only for
 # gcc, which goes by several names.
-ifneq ($(findstring Free Software Foundation,$(shell $(CC) --version 2>/dev/null)),)
+ONE_UNIT ?= $(findstring Free Software Foundation,$(shell $(CC) --version 2>/dev/null))
+ifneq ($(filter-out no,$(ONE_UNIT)),)
 override CFLAGS += -flto=auto -fno-semantic-interposition -fno-plt
 endif
 # Compilers make files, but no folders.
@@ -61,7 +62,7 @@ endif
 $(OBJS): $(call files,src/*.h)
 
 # These need nothing installed: they fetch what they lack.
-.PHONY: test check test-matrix test-fresh test-upgrade demo demo-stop service bench dist
+.PHONY: test check test-matrix test-fresh test-upgrade demo demo-stop service bench dist bench-build
 
 test:
 	@$(here)/test/tools/run-tests
@@ -73,7 +74,7 @@ check: test
 test-upgrade:
 	@$(here)/test/tools/test-matrix upgrade
 
-test-matrix test-fresh demo demo-stop service bench dist:
+test-matrix test-fresh demo demo-stop service bench bench-build dist:
 	@$(here)/test/tools/$@
 
 clean: demo-stop

@@ -22,7 +22,7 @@ $node->start;
 sql('CREATE EXTENSION tierlimit');
 pass('not preloaded: CREATE EXTENSION works');
 
-my $decision = '(t,,,,0,,200,k,,,1,2026-01-01 00:00:00+00,)';
+my $decision = '(t,,,,0,,200,k,,,1,2026-01-01 00:00:00+00,,f)';
 for my $call (
 	"check('k', 'small')", "check_many('{k}', 'small')",
 	"peek('k', 'small')",  "refund('k')",
