@@ -83,9 +83,9 @@
 	"  SELECT since, pg_catalog.lead(minute, 1, 'infinity') OVER (ORDER BY minute) AS until" \
 	"  FROM (SELECT minute, minute OPERATOR(pg_catalog.+) '1 minute'::interval AS since FROM dense" \
 	"    UNION ALL SELECT '-infinity', $2) x)" \
-	" SELECT last_at, requests, credits, NULL::pg_catalog.text, NULL::pg_catalog.timestamptz FROM dense" \
+	" SELECT last_at, requests, credits, NULL::pg_catalog.text, NULL::pg_catalog.timestamptz, NULL::pg_catalog.text FROM dense" \
 	" UNION ALL" \
-	" SELECT r.at, r.requests, r.credits, r.key, " CALL_AT " FROM gap, LATERAL (" \
+	" SELECT r.at, r.requests, r.credits, r.key, " CALL_AT ", r.request_id FROM gap, LATERAL (" \
 	"  SELECT at, requests::bigint, credits, key, request_id, shadow_code FROM tierlimit.request_log WHERE " subject \
 	"    AND at OPERATOR(pg_catalog.>=) gap.since AND at OPERATOR(pg_catalog.<) gap.until OFFSET 0) r" \
 	" WHERE gap.since OPERATOR(pg_catalog.<) gap.until" \
@@ -118,9 +118,18 @@ name_of(const SubjectName *subject)
 }
 
 uint64
-past_key(const char *name, int length)
+past_hash(const char *bytes, int length)
 {
-	return hash_bytes_extended((const unsigned char *) name, length, 0);
+	return hash_bytes_extended((const unsigned char *) bytes, length, 0);
+}
+
+/* The hash of a text column of a row; 0 for NULL. */
+static uint64
+column_hash(int row, int column)
+{
+	char	   *value = query_string(row, column);
+
+	return value == NULL ? 0 : past_hash(value, strlen(value));
 }
 
 /* The rows that the query returned. */
@@ -133,12 +142,12 @@ copy_sums(void)
 	for (int i = 0; i < past.count; i++)
 	{
 		PastSum    *sum = &past.sums[i];
-		char	   *key = query_string(i, 4);
 
 		sum->at = DatumGetTimestampTz(query_value(i, 1, (Datum) 0));
 		sum->requests = DatumGetInt64(query_value(i, 2, (Datum) 0));
 		sum->credits = DatumGetInt64(query_value(i, 3, (Datum) 0));
-		sum->key = key == NULL ? 0 : past_key(key, strlen(key));
+		sum->key = column_hash(i, 4);
+		sum->request_id = column_hash(i, 6);
 		sum->call_at = DatumGetTimestampTz(query_value(i, 5, TimestampTzGetDatum(0)));
 		sum->gave_back = sum->requests < 0 || sum->credits < 0 ||
 			sum->call_at == DT_NOEND;
@@ -195,7 +204,9 @@ give_back(Past *past, int i)
 				take_from(sum, &requests, &credits);
 		}
 		/* The call's own row, or the sum of a minute that it is in. */
-		else if (sum->at >= row->call_at &&
+		else if (sum->at == row->call_at
+				 ? sum->request_id == row->request_id || sum->request_id == 0
+				 : sum->at > row->call_at &&
 				 (j == 0 || past->sums[j - 1].at < row->call_at))
 			take_from(sum, &requests, &credits);
 	}
@@ -229,6 +240,23 @@ past_read(const SubjectName *subject, const PastSpan *span)
 		if (past.sums[i].gave_back)
 			give_back(&past, i);
 	return past;
+}
+
+PastSum
+past_call(const SubjectName *subject, TimestampTz at, LogText request_id)
+{
+	PastSpan	span = {.since = at - 1, .single_since = at - 1};
+	Past		past = past_read(subject, &span);
+	uint64		hash = past_hash(request_id.bytes, request_id.length);
+	PastSum		sum = {.at = at};
+
+	for (int i = 0; i < past.count; i++)
+		if (past.sums[i].at == at && past.sums[i].request_id == hash &&
+			!past.sums[i].gave_back)
+			sum = past.sums[i];
+	if (past.sums != NULL)
+		pfree(past.sums);
+	return sum;
 }
 
 text *

@@ -8,6 +8,7 @@
 #ifndef TIERLIMIT_PAST_H
 #define TIERLIMIT_PAST_H
 
+#include "logrow.h"
 #include "subject.h"
 #include "tiers.h"
 
@@ -19,7 +20,8 @@ typedef struct PastSum
 	int64		credits;
 	bool		gave_back;		/* it is a row that gave something back: nothing */
 	TimestampTz call_at;		/* ... of the call at this time; see past.c */
-	uint64		key;			/* hash of the key, where that is known */
+	uint64		key;			/* hashes of the key and of the request_id; */
+	uint64		request_id;		/* 0: not known, or none */
 } PastSum;
 
 /* Sums in the order of their times; allocated in the caller's context. */
@@ -45,8 +47,12 @@ typedef struct PastSpan
  */
 extern Past past_read(const SubjectName *subject, const PastSpan *span);
 
-/* What a key's name is in PastSum. */
-extern uint64 past_key(const char *name, int length);
+/* What is counted yet of a subject's call at a time, with that request_id. */
+extern PastSum past_call(const SubjectName *subject, TimestampTz at,
+						 LogText request_id);
+
+/* What a key or request_id is in PastSum. */
+extern uint64 past_hash(const char *bytes, int length);
 
 /* The tier of a subject's newest row, as text; NULL if there is none. */
 extern text *past_tier(const SubjectName *subject);

@@ -50,14 +50,13 @@ static Statement longest_query = {
 	"SELECT pg_catalog.max(period) FROM tierlimit.tier_limit", 0, {0}, NULL
 };
 
-/* Those of a request that count, with the tier and the subjects it was charged to. */
+/* The call of a request, with the tier and the subjects that it was charged to. */
 static Statement call_query = {
-	"SELECT requests::bigint, credits, account, tier, endpoint, ip"
-	" FROM tierlimit.request_log"
+	"SELECT at, account, tier, endpoint, ip FROM tierlimit.request_log"
 	" WHERE key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1"
 	" AND request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $2"
 	" AND at OPERATOR(pg_catalog.>) $3 AND error_code OPERATOR(pg_catalog.=) 0"
-	" ORDER BY at, requests DESC", 3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, NULL
+	" AND requests OPERATOR(pg_catalog.>) 0 ORDER BY at DESC LIMIT 1", 3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, NULL
 };
 
 /* When the running period of the tier's longest calendar limit began. */
@@ -112,7 +111,7 @@ counted_units(const SubjectName *subject, TimestampTz since, const LogText *key)
 	{
 		const PastSum *sum = &past.sums[i];
 
-		if (key != NULL && sum->key != past_key(key->bytes, key->length))
+		if (key != NULL && sum->key != past_hash(key->bytes, key->length))
 			continue;
 		units.amount[UNIT_REQUESTS] += sum->requests;
 		if (pg_add_s64_overflow(units.amount[UNIT_CREDITS], sum->credits,
@@ -406,7 +405,9 @@ read_call(LoggedCall *call, Scope scope, TimestampTz since, LogRow *row)
 {
 	Reading		reading;
 	Datum		args[3];
-	int			newest = -1;
+	TimestampTz at = 0;
+	bool		found;
+	PastSum		left;
 
 	memset(call, 0, sizeof(LoggedCall));
 	query_begin(&reading);
@@ -416,25 +417,22 @@ read_call(LoggedCall *call, Scope scope, TimestampTz since, LogRow *row)
 													   row->texts[LOG_REQUEST_ID].length));
 	args[2] = TimestampTzGetDatum(since);
 	query_run(&reading, &call_query, args);
-	for (int i = 0; i < (int) SPI_processed; i++)
+	found = SPI_processed > 0;
+	if (found)
 	{
-		int64		requests = DatumGetInt64(query_value(i, 1, (Datum) 0));
-
-		call->units.amount[UNIT_REQUESTS] += requests;
-		call->units.amount[UNIT_CREDITS] += DatumGetInt64(query_value(i, 2, (Datum) 0));
-		if (requests > 0)
-			newest = i;
-	}
-	if (newest >= 0)
-	{
-		row->texts[LOG_ACCOUNT] = result_text(newest, 3);
-		row->texts[LOG_TIER] = result_text(newest, 4);
-		row->texts[LOG_ENDPOINT] = result_text(newest, 5);
-		set_subjects(call, scope, row, query_value(newest, 6, (Datum) 0));
+		at = DatumGetTimestampTz(query_value(0, 1, (Datum) 0));
+		row->texts[LOG_ACCOUNT] = result_text(0, 2);
+		row->texts[LOG_TIER] = result_text(0, 3);
+		row->texts[LOG_ENDPOINT] = result_text(0, 4);
+		set_subjects(call, scope, row, query_value(0, 5, (Datum) 0));
 	}
 	query_end(&reading);
-	return newest >= 0 && (call->units.amount[UNIT_REQUESTS] > 0 ||
-						   call->units.amount[UNIT_CREDITS] > 0);
+	if (!found)
+		return false;
+	left = past_call(&call->subjects[0], at, row->texts[LOG_REQUEST_ID]);
+	call->units.amount[UNIT_REQUESTS] = left.requests;
+	call->units.amount[UNIT_CREDITS] = left.credits;
+	return left.requests > 0 || left.credits > 0;
 }
 
 /* The key is claimed, so that nobody else gives the same call back. */

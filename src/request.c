@@ -385,16 +385,10 @@ is_counted(const Request *request, const LoggedRequest *logged)
 									account.bytes != NULL ? SUBJECT_ACCOUNT : SUBJECT_KEY,
 									account.bytes != NULL ? account.bytes : key.bytes,
 									account.bytes != NULL ? account.length : key.length);
-	PastSpan	span = {.since = logged->at - 1, .single_since = logged->at - 1};
-	Past		past = past_read(&name, &span);
-	bool		counted = false;
+	PastSum		sum = past_call(&name, logged->at,
+								request->row->texts[LOG_REQUEST_ID]);
 
-	for (int i = 0; i < past.count; i++)
-		counted |= past.sums[i].at == logged->at &&
-			(past.sums[i].requests > 0 || past.sums[i].credits > 0);
-	if (past.sums != NULL)
-		pfree(past.sums);
-	return counted;
+	return sum.requests > 0 || sum.credits > 0;
 }
 
 bool

@@ -26,9 +26,12 @@ CREATE TABLE model.call (
 	tier text NOT NULL,
 	at timestamptz NOT NULL,
 	requests bigint NOT NULL,
-	credits bigint NOT NULL
+	credits bigint NOT NULL,
+	request_id text,
+	answer tierlimit.decision
 );
 CREATE INDEX ON model.call (subject, at);
+CREATE INDEX ON model.call (key, request_id);
 
 -- When a subject's latest decision was made.  After a reset that may be
 -- forgotten, as denied calls are by a restart.
@@ -242,9 +245,17 @@ CREATE PROCEDURE model.set_clock(subject text, at timestamptz, forgotten boolean
 $$;
 
 -- Count an admitted call.
-CREATE PROCEDURE model.admit(policy model.policy, key text, cost bigint) LANGUAGE sql AS $$
-	INSERT INTO model.call (subject, key, tier, at, requests, credits)
-		VALUES (policy.subject, key, policy.tier, policy.at, 1, cost)
+CREATE PROCEDURE model.admit(policy model.policy, key text, cost bigint, request_id text,
+		answer tierlimit.decision) LANGUAGE sql AS $$
+	INSERT INTO model.call (subject, key, tier, at, requests, credits, request_id, answer)
+		VALUES (policy.subject, key, policy.tier, policy.at, 1, cost, request_id, answer)
+$$;
+
+-- The call of a request that is counted yet, or has cost nothing: NULL if there is none.
+CREATE FUNCTION model.call_of(key text, request_id text, since timestamptz) RETURNS model.call LANGUAGE sql STABLE AS $$
+	SELECT c FROM model.call c
+	WHERE (c.key, c.request_id) = (call_of.key, call_of.request_id) AND c.at > since AND (c.requests > 0 OR c.credits > 0)
+	ORDER BY c.seq DESC LIMIT 1
 $$;
 
 -- What is given back of an amount: as much as was counted of the key, or if there
@@ -333,6 +344,12 @@ CREATE FUNCTION model.is_right(answer tierlimit.decision, exact tierlimit.decisi
 BEGIN
 	IF late IS NULL THEN
 		RETURN answer IS NOT DISTINCT FROM exact;
+	ELSIF answer.tier = 'exact' THEN
+		-- what a larger limit has kept together may show in what is left, and in when the
+		-- oldest call leaves, but denies nobody
+		RETURN answer.allowed = exact.allowed AND (answer.allowed
+			OR (answer.error_code, answer.limit_name, answer.retry_after, answer.decided_at)
+				IS NOT DISTINCT FROM (exact.error_code, exact.limit_name, exact.retry_after, exact.decided_at));
 	END IF;
 	RETURN (answer.key, answer.tier, answer.cost, answer.decided_at)
 			IS NOT DISTINCT FROM (exact.key, exact.tier, exact.cost, exact.decided_at)
@@ -400,6 +417,8 @@ DECLARE
 	requests bigint;
 	is_reset boolean;
 	back_of text;
+	request_id text;
+	known model.call;
 	before model.units;
 	given model.units;
 	at_least model.units;
@@ -469,6 +488,14 @@ BEGIN
 
 		die := random();
 		IF die < 0.78 THEN
+			-- sometimes with an id, which may be one of before
+			request_id := NULL;
+			known := NULL;
+			IF die >= 0.20 AND random() < 0.3 THEN
+				request_id := 'id ' || CASE WHEN random() < 0.5 THEN op ELSE op - floor(random() * 20)::integer END;
+				known := model.call_of(key, request_id, now - interval '10 minutes');
+				cost := coalesce((known.answer).cost, cost);
+			END IF;
 			expected := model.decide(key, tier, cost, now, false);
 			expected_late := CASE WHEN NOT exact THEN model.decide(key, tier, cost, now, true) END;
 			IF die < 0.10 THEN
@@ -483,22 +510,28 @@ BEGIN
 				END;
 			ELSE
 				done := 'check';
-				SELECT * INTO answer FROM tierlimit.check(key, tier, cost);
+				SELECT * INTO answer FROM tierlimit.check(key, tier, cost, NULL, request_id);
 			END IF;
 			is_right := model.is_right(answer, expected, expected_late);
+			IF known.seq IS NOT NULL AND policy.refusal = 0 THEN
+				-- (limits may have changed since)
+				expected := known.answer;
+				is_right := (answer.allowed, answer.repeated, answer.decided_at, answer.cost)
+					= (true, true, expected.decided_at, expected.cost);
+			END IF;
 			got := answer;
 			wanted := concat_ws(' to ', expected, expected_late);
-			IF done <> 'peek' AND policy.refusal = 0 THEN
+			IF done <> 'peek' AND policy.refusal = 0 AND known.seq IS NULL THEN
 				CALL model.set_clock(policy.subject, policy.at);
 				IF answer.allowed THEN
-					CALL model.admit(policy, key, cost);
+					CALL model.admit(policy, key, cost, request_id, answer);
 					admitted := admitted + 1;
 				ELSE
 					denied := denied + 1;
 					denied_late := denied_late + expected.allowed::integer;
 				END IF;
 			END IF;
-			done := format('%s(%L, %L, %s)', done, key, tier, cost);
+			done := format('%s(%L, %L, %s, %L)', done, key, tier, cost, request_id);
 
 		ELSIF die < 0.84 THEN
 			done := format('usage(%L, %L)', key, tier);
@@ -515,6 +548,25 @@ BEGIN
 						FULL JOIN model.usage(key, tier, now, false) l USING (limit_name)
 						FULL JOIN model.usage(key, tier, now, true) h USING (limit_name));
 			END IF;
+
+		ELSIF die < 0.865 THEN
+			policy := model.policy_of(key, NULL, now);
+			SELECT c.request_id INTO request_id FROM model.call c
+				WHERE c.key = key AND c.request_id IS NOT NULL ORDER BY c.seq DESC OFFSET floor(random() * 3) LIMIT 1;
+			CONTINUE WHEN request_id IS NULL;
+			known := model.call_of(key, request_id, now - interval '10 minutes');
+			-- (that of another subject, or of a period that is over, is for other tests)
+			CONTINUE WHEN known.seq IS NOT NULL AND (known.subject <> policy.subject
+				OR known.credits > model.given_back(policy, key, 'credits', 9223372036854775807, false)
+				OR known.requests > model.given_back(policy, key, 'requests', 9223372036854775807, false));
+			CONTINUE WHEN known.seq IS NULL;
+			done := format('refund(%L, request_id => %L)', key, request_id);
+			got := tierlimit.refund(key, request_id => request_id);
+			PERFORM tierlimit.log_flush();
+			wanted := known.credits;
+			is_right := got = wanted;
+			UPDATE model.call c SET requests = 0, credits = 0 WHERE c.seq = known.seq;
+			CALL model.set_clock(policy.subject, policy.at + interval '1 microsecond');
 
 		ELSIF die < 0.915 THEN
 			policy := model.policy_of(key, NULL, now);

@@ -161,6 +161,14 @@ play('few_slots', sprintf($tiers, <<'SQL'), "5000, '3 s', true");
 	('minute', '1 minute',            'requests', 16)
 SQL
 
+# ... also for a key that was on a tier with more, ...
+play('downgraded', <<'SQL', "4000, '1500 ms', false");
+INSERT INTO tierlimit.tier VALUES ('exact'), ('large');
+INSERT INTO tierlimit.tier_limit (tier, name, period, unit, max) VALUES
+	('exact', 'minute', '1 minute', 'requests', 12), ('exact', 'spend', '2 minutes', 'credits', 16),
+	('large', 'minute', '1 minute', 'requests', 100), ('large', 'spend', '2 minutes', 'credits', 1000);
+SQL
+
 # ... and admit no more than max with a larger one, but may deny for a 16th of
 # the period longer.
 play('full_slots', sprintf($tiers, <<'SQL'), "5000, '70 ms', false");
