@@ -85,7 +85,7 @@
 	"    UNION ALL SELECT '-infinity', $2) x)" \
 	" SELECT last_at, requests, credits, NULL::pg_catalog.text, NULL::pg_catalog.timestamptz, NULL::pg_catalog.text FROM dense" \
 	" UNION ALL" \
-	" SELECT r.at, r.requests, r.credits, r.key, " CALL_AT ", r.request_id FROM gap, LATERAL (" \
+	" SELECT r.at, r.requests, r.credits, COALESCE(r.key, ''), " CALL_AT ", r.request_id FROM gap, LATERAL (" \
 	"  SELECT at, requests::bigint, credits, key, request_id, shadow_code FROM tierlimit.request_log WHERE " subject \
 	"    AND at OPERATOR(pg_catalog.>=) gap.since AND at OPERATOR(pg_catalog.<) gap.until OFFSET 0) r" \
 	" WHERE gap.since OPERATOR(pg_catalog.<) gap.until" \
@@ -205,7 +205,7 @@ give_back(Past *past, int i)
 		}
 		/* The call's own row, or the sum of a minute that it is in. */
 		else if (sum->at == row->call_at
-				 ? sum->request_id == row->request_id || sum->request_id == 0
+				 ? sum->request_id == row->request_id || sum->key == 0
 				 : sum->at > row->call_at &&
 				 (j == 0 || past->sums[j - 1].at < row->call_at))
 			take_from(sum, &requests, &credits);

@@ -20,8 +20,8 @@ typedef struct PastSum
 	int64		credits;
 	bool		gave_back;		/* it is a row that gave something back: nothing */
 	TimestampTz call_at;		/* ... of the call at this time; see past.c */
-	uint64		key;			/* hashes of the key and of the request_id; */
-	uint64		request_id;		/* 0: not known, or none */
+	uint64		key;			/* hash of the key; 0: a sum of several rows */
+	uint64		request_id;		/* likewise; 0: it has none */
 } PastSum;
 
 /* Sums in the order of their times; allocated in the caller's context. */

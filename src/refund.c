@@ -28,6 +28,7 @@
 #include "catalog/pg_type.h"
 #include "claim.h"
 #include "common/int.h"
+#include "evaluate.h"
 #include "log.h"
 #include "past.h"
 #include "query.h"
@@ -73,13 +74,9 @@ running_since(const Charge *charge, TimestampTz now)
 	return DT_NOBEGIN;
 }
 
-/*
- * Since when something can be given back: since the longest limit of any tier
- * counts (a calendar month or year may be a long one), but not of a period of the
- * tier's longest calendar limit that is over.
- */
+/* Since when any limit counts; a calendar month or year may be a long one. */
 static TimestampTz
-refunded_since(const Charge *charge, TimestampTz now)
+counted_since(TimestampTz now)
 {
 	Reading		reading;
 	Interval   *longest;
@@ -92,13 +89,26 @@ refunded_since(const Charge *charge, TimestampTz now)
 		period = longest->time +
 			((int64) longest->month * 31 + longest->day) * USECS_PER_DAY;
 	query_end(&reading);
-	return Max(now - Max(period, request_memory()),
-			   running_since(charge, now));
+	return now - Max(period, request_memory());
 }
 
-/* What is counted of a subject: of the row's key, or all if there is none. */
+/*
+ * Since when something can be given back: not of a period of the tier's longest
+ * calendar limit that is over.
+ */
+static TimestampTz
+refunded_since(const Charge *charge, TimestampTz now)
+{
+	return Max(counted_since(now), running_since(charge, now));
+}
+
+/*
+ * What is counted of a subject: of the row's key, or all if there is none; and
+ * where its rows take its clock.
+ */
 static Units
-counted_units(const SubjectName *subject, TimestampTz since, const LogText *key)
+counted_units(const SubjectName *subject, TimestampTz since, const LogText *key,
+			  TimestampTz *newest)
 {
 	PastSpan	span = {
 		.since = since,
@@ -106,7 +116,9 @@ counted_units(const SubjectName *subject, TimestampTz since, const LogText *key)
 	};
 	Past		past = past_read(subject, &span);
 	Units		units = {{0}};
+	bool		any_later;
 
+	*newest = rebuild_bring_home(&past, GetCurrentTimestamp(), &any_later);
 	for (int i = 0; i < past.count; i++)
 	{
 		const PastSum *sum = &past.sums[i];
@@ -121,6 +133,12 @@ counted_units(const SubjectName *subject, TimestampTz since, const LogText *key)
 	if (past.sums != NULL)
 		pfree(past.sums);
 	return units;
+}
+
+static bool
+is_nothing(Units units)
+{
+	return units.amount[UNIT_REQUESTS] == 0 && units.amount[UNIT_CREDITS] == 0;
 }
 
 /* The row that gives so much back; it has its size whatever the numbers are. */
@@ -144,6 +162,34 @@ note_given_back(Subject *subject, const LogRow *row, uint64 position)
 	subject->log_position = position;
 	if (row->waited_for)
 		limiter_note_durable(position);
+}
+
+/*
+ * Whether as much was counted in the running period of the tier's longest calendar
+ * limit, as far as memory knows; also if it has none.
+ */
+static bool
+is_of_running_period(const Work *work, TimestampTz now, Units units)
+{
+	const Tier *tier = work->charge->tier;
+	int64		longest = 0;
+
+	for (int i = 0; i < tier->nlimits; i++)
+		if (tier->limits[i].kind == WINDOW_CALENDAR)
+			longest = tier->limits[i].period_us;
+	for (int unit = 0; unit < 2 && longest != 0; unit++)
+	{
+		int64		used = 0;
+
+		for (int i = 0; i < work->nwindows; i++)
+			if (tier->limits[i].kind == WINDOW_CALENDAR &&
+				tier->limits[i].period_us == longest &&
+				(int) tier->limits[i].unit == unit)
+				used = evaluate_used(work, i, now);
+		if (used < units.amount[unit])
+			return false;
+	}
+	return true;
 }
 
 /*
@@ -174,7 +220,9 @@ try_in_memory(Call *call, LogQueue *queue, Units units, LogRow *row)
 	}
 	if (there.amount[UNIT_REQUESTS] < units.amount[UNIT_REQUESTS] ||
 		there.amount[UNIT_CREDITS] < units.amount[UNIT_CREDITS] ||
-		window == NULL || !log_reserve(queue, row, &place))
+		window == NULL ||
+		!is_of_running_period(work, call->clock.now, units) ||
+		!log_reserve(queue, row, &place))
 	{
 		call_unlock(call);
 		return false;
@@ -296,13 +344,19 @@ static Units
 give_back_claimed(const Charge *charge, Clock clock, Units wanted, LogRow *row)
 {
 	const SubjectName *subject = &charge->subject;
+	TimestampTz newest;
 	Units		units;
 
 	log_wait_written(claim_log_position(subject));
 	clock = clock_read_again(clock);
+	if (row->is_reset)
+		row->is_reset = !is_nothing(counted_units(subject, counted_since(clock.now),
+												  NULL, &newest));
 	units = counted_units(subject, refunded_since(charge, clock.now),
 						  row->is_reset || subject->kind != SUBJECT_ACCOUNT
-						  ? NULL : &row->texts[LOG_KEY]);
+						  ? NULL : &row->texts[LOG_KEY], &newest);
+	if (newest - CLOCK_TOLERANCE <= clock.now)
+		clock.now = Max(clock.now, newest);
 	for (int unit = 0; unit < 2; unit++)
 		units.amount[unit] = Min(units.amount[unit], wanted.amount[unit]);
 	fill_row(row, time_after(subject, clock), units);
@@ -352,11 +406,39 @@ refund_newest(const Charge *charge, Clock clock, int64 cost, int64 requests,
 	return give_back_by_log(charge, clock, wanted, row).amount[UNIT_CREDITS];
 }
 
+/* The clock by which a subject has decided last; ours, if that is not known. */
+static Clock
+clock_of(const SubjectName *name, Clock clock)
+{
+	Subject    *subject;
+
+	store_lock(&name->hash, 1, LW_SHARED);
+	subject = subject_find(name);
+	if (subject != NULL && subject->clock != PG_INT64_MIN &&
+		subject->clock_source != clock.source)
+	{
+		clock.now = subject->clock;
+		clock.source = (ClockSource) subject->clock_source;
+	}
+	store_unlock(&name->hash, 1);
+	return clock;
+}
+
+/*
+ * Where the subject has decided by another clock than this session's, what it has
+ * counted is reset by that one, too.
+ */
 void
 refund_all(const Charge *charge, Clock clock, LogRow *row)
 {
 	Units		all = {{PG_INT64_MAX, PG_INT64_MAX}};
+	Clock		other = clock_of(&charge->subject, clock);
 
+	if (other.source != clock.source)
+	{
+		row->is_reset = true;
+		(void) give_back_by_log(charge, other, all, row);
+	}
 	row->is_reset = true;
 	(void) give_back_by_log(charge, clock, all, row);
 }

@@ -482,11 +482,17 @@ BEGIN
 		END IF;
 		tier := CASE WHEN random() < 0.3 THEN model.pick(tiers) END;
 		cost := model.some_cost();
+		die := random();
+		-- What counts or gives back comes later than what its subject did before, so
+		-- that it is known which call is the newest.
+		IF die >= 0.10 AND (die < 0.78 OR die >= 0.84) THEN
+			now := greatest(now, (model.policy_of(key, tier, now)).at + interval '1 microsecond');
+			PERFORM set_config('tierlimit.now', now::text, false);
+		END IF;
 		policy := model.policy_of(key, tier, now);
 		is_right := true;
 		got := NULL;
 
-		die := random();
 		IF die < 0.78 THEN
 			-- sometimes with an id, which may be one of before
 			request_id := NULL;

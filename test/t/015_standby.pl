@@ -57,11 +57,11 @@ $standby->stop;
 wait_until("SELECT count(*) = 0 FROM pg_stat_replication WHERE application_name = 'standby'");
 
 my $caller = call_in_background('waits', "$sync SELECT allowed FROM tierlimit.check('acme', NULL, 3)");
-wait_until("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'tierlimit log writer' AND wait_event = 'SyncRep'");
+wait_until("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'client backend' AND wait_event = 'SyncRep'");
 usleep(500_000);
 is(slurp_file($caller->{out}), '', 'standby away: an admitted call waits for it');
 like(error_of("$sync SET statement_timeout = '500ms'; SELECT * FROM tierlimit.check('member', NULL, 5)"),
-	qr/ERROR:  57014: /, 'standby away: the wait can be cancelled');
+	qr/WARNING:  01000: canceling wait for synchronous replication/, 'standby away: the wait can be cancelled, as that of a COMMIT');
 is(sql("SELECT string_agg(used::text, ' ') FROM tierlimit.usage('acme')"), '3 9', 'standby away: the call that waits is counted');
 is(sql("SELECT string_agg(used::text, ' ') FROM tierlimit.peek('member') p, LATERAL (SELECT 100 - p.remaining - 1 AS used) u"),
 	'1', 'standby away: the charge stands though the wait was cancelled');
