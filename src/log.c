@@ -29,11 +29,7 @@
 #include "storage/ipc.h"
 #include "utils/timestamp.h"
 
-/*
- * How long a call waits for the log writer without seeing progress; and how long
- * that one may have been failing before those who wait are told.
- */
-#define PATIENCE (10 * USECS_PER_SEC)
+/* So long may the writer have been failing before those who wait are told. */
 #define FAILURE_PATIENCE (5 * USECS_PER_SEC)
 
 /* A wait for the log writer. */
@@ -89,7 +85,7 @@ report_stuck(LogQueue *queue)
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("could not write to the request log"),
 			 errdetail("The log writer of this database has not written anything for %d seconds.",
-					   (int) (PATIENCE / USECS_PER_SEC)),
+					   (int) (CALL_PATIENCE / USECS_PER_SEC)),
 			 errhint("See what it waits for in pg_stat_activity.")));
 }
 
@@ -122,7 +118,7 @@ wait_for_progress(LogWait *wait)
 		wait->tail = tail;
 		wait->since = GetCurrentTimestamp();
 	}
-	else if (has_passed(wait->since, GetCurrentTimestamp(), PATIENCE))
+	else if (has_passed(wait->since, GetCurrentTimestamp(), CALL_PATIENCE))
 		report_stuck(wait->queue);
 }
 
@@ -142,7 +138,7 @@ wait_for_queue(void)
 		CHECK_FOR_INTERRUPTS();
 		if (queue != NULL)
 			report_failure(queue, since);
-		if (has_passed(since, GetCurrentTimestamp(), PATIENCE))
+		if (has_passed(since, GetCurrentTimestamp(), CALL_PATIENCE))
 			ereport(ERROR,
 					(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 					 errmsg("could not write to the request log"),

@@ -19,6 +19,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "clock.h"
 #include "common/hashfn.h"
 #include "past.h"
 #include "query.h"
@@ -41,7 +42,7 @@
 /* Is there anything?  Mostly there is not: the key is a new one. */
 #define ANY_ROW(subject) { \
 	"SELECT 1 FROM tierlimit.request_log WHERE " subject \
-	" AND at OPERATOR(pg_catalog.>) $2 LIMIT 1", \
+	" AND at OPERATOR(pg_catalog.>) $2 AND " WITHIN_DAYS " LIMIT 1", \
 	2, {TEXTOID, TIMESTAMPTZOID}, NULL \
 }
 
@@ -55,7 +56,8 @@
 	"  OR r.requests OPERATOR(pg_catalog.=) 0 AND r.credits OPERATOR(pg_catalog.>=) 0 THEN NULL" \
 	" WHEN r.request_id IS NOT NULL THEN COALESCE((" \
 	"  SELECT pg_catalog.max(c.at) FROM tierlimit.request_log c" \
-	"  WHERE (c.key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) r.key OR c.key IS NULL AND r.key IS NULL)" \
+	"  WHERE " WITHIN_DAYS \
+	"    AND (c.key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) r.key OR c.key IS NULL AND r.key IS NULL)" \
 	"    AND c.request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) r.request_id" \
 	"    AND c.at OPERATOR(pg_catalog.>) $2 AND c.at OPERATOR(pg_catalog.<=) r.at" \
 	"    AND c.error_code OPERATOR(pg_catalog.=) 0 AND c.requests OPERATOR(pg_catalog.>) 0), '-infinity') END"
@@ -71,7 +73,8 @@
 	"  SELECT LEAST(pg_catalog.min(at), $3," \
 	"    (SELECT summed_until FROM tierlimit.log_state)) AS at" \
 	"  FROM (SELECT at FROM tierlimit.request_log WHERE " subject \
-	"    AND at OPERATOR(pg_catalog.>) $2 ORDER BY at DESC LIMIT $4) newest)," \
+	"    AND at OPERATOR(pg_catalog.>) $2 AND " WITHIN_DAYS \
+	"    ORDER BY at DESC LIMIT $4) newest)," \
 	" dense AS MATERIALIZED (" \
 	"  SELECT m.minute, m.last_at, m.requests, m.credits" \
 	"  FROM tierlimit.usage_minute m, edge" \
@@ -87,7 +90,8 @@
 	" UNION ALL" \
 	" SELECT r.at, r.requests, r.credits, COALESCE(r.key, ''), " CALL_AT ", r.request_id FROM gap, LATERAL (" \
 	"  SELECT at, requests::bigint, credits, key, request_id, shadow_code FROM tierlimit.request_log WHERE " subject \
-	"    AND at OPERATOR(pg_catalog.>=) gap.since AND at OPERATOR(pg_catalog.<) gap.until OFFSET 0) r" \
+	"    AND at OPERATOR(pg_catalog.>=) gap.since AND at OPERATOR(pg_catalog.<) gap.until" \
+	"    AND " WITHIN_DAYS " OFFSET 0) r" \
 	" WHERE gap.since OPERATOR(pg_catalog.<) gap.until" \
 	" ORDER BY 1, 2 DESC", \
 	5, {TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZARRAYOID}, \
@@ -96,8 +100,23 @@
 
 #define NEWEST_TIER(subject) { \
 	"SELECT tier FROM tierlimit.request_log WHERE " subject \
-	" ORDER BY at DESC LIMIT 1", 1, {TEXTOID}, NULL \
+	" AND " WITHIN_DAYS " ORDER BY at DESC LIMIT 1", \
+	1, {TEXTOID}, NULL \
 }
+
+/* In which hour a key was last called, of those that are summed up. */
+static Statement last_hour = {
+	"SELECT hour FROM tierlimit.usage_hourly"
+	" WHERE key OPERATOR(pg_catalog.=) $1 AND requests OPERATOR(pg_catalog.<>) 0"
+	" ORDER BY hour DESC LIMIT 1", 1, {TEXTOID}, NULL
+};
+
+static Statement read_state = {
+	"SELECT summed_until FROM tierlimit.log_state", 0, {0}, NULL
+};
+
+/* No limit counts what was longer ago than this, in days. */
+#define LONGEST_PAST 400
 
 /* By SubjectKind.  (Of addresses, there are no sums of minutes.) */
 static Statement any_row[] = {
@@ -218,11 +237,13 @@ past_read(const SubjectName *subject, const PastSpan *span)
 	Past		past = {0};
 	Reading		reading;
 	Datum		args[5];
+	LogDays		days = {.end = ALL_DAYS_AFTER};
 
+	days.first = query_day(span->since);
 	query_begin(&reading);
 	args[0] = name_of(subject);
 	args[1] = TimestampTzGetDatum(span->since);
-	query_run(&reading, &any_row[subject->kind], args);
+	query_run_log(&reading, &any_row[subject->kind], days, args);
 	if (SPI_processed > 0)
 	{
 		args[2] = TimestampTzGetDatum(span->single_since);
@@ -232,7 +253,7 @@ past_read(const SubjectName *subject, const PastSpan *span)
 												  sizeof(TimestampTz),
 												  FLOAT8PASSBYVAL,
 												  TYPALIGN_DOUBLE));
-		query_run(&reading, &sums[subject->kind], args);
+		query_run_log(&reading, &sums[subject->kind], days, args);
 		past = copy_sums();
 	}
 	query_end(&reading);
@@ -259,17 +280,68 @@ past_call(const SubjectName *subject, TimestampTz at, LogText request_id)
 	return sum;
 }
 
+/* The day from which on a key's newest row is in the log only. */
+static int32
+first_day_unsummed(Reading *reading)
+{
+	query_run(reading, &read_state, NULL);
+	return SPI_processed == 0 ? ALL_DAYS_BEFORE
+		: query_day(DatumGetTimestampTz(query_value(0, 1, (Datum) 0)));
+}
+
+/*
+ * Look for the newest row of a subject that has no sums, in a few days first and
+ * then in twice as many before these: false if there is none that may count.
+ */
+static bool
+find_newest(Reading *reading, const SubjectName *subject, Datum *name)
+{
+	int32		today = query_day(clock_read().now);
+	LogDays		days = {.end = ALL_DAYS_AFTER};
+
+	for (int back = 1; back < 2 * LONGEST_PAST; back *= 2)
+	{
+		days.first = today - back;
+		query_run_log(reading, &newest_tier[subject->kind], days, name);
+		if (SPI_processed > 0)
+			return true;
+		days.end = days.first;
+	}
+	return false;
+}
+
+/* The same for a key: sums know the day where it is not a late one. */
+static bool
+find_newest_of_key(Reading *reading, const SubjectName *subject, Datum *name)
+{
+	LogDays		days = {first_day_unsummed(reading), ALL_DAYS_AFTER};
+
+	query_run_log(reading, &newest_tier[subject->kind], days, name);
+	if (SPI_processed > 0)
+		return true;
+	query_run(reading, &last_hour, name);
+	if (SPI_processed == 0)
+		return false;
+	days.first = query_day(DatumGetTimestampTz(query_value(0, 1, (Datum) 0)));
+	days.end = days.first + 1;
+	query_run_log(reading, &newest_tier[subject->kind], days, name);
+	return SPI_processed > 0;
+}
+
 text *
 past_tier(const SubjectName *subject)
 {
 	text	   *tier = NULL;
 	Reading		reading;
 	Datum		name;
+	bool		found;
 
 	query_begin(&reading);
 	name = name_of(subject);
-	query_run(&reading, &newest_tier[subject->kind], &name);
-	if (SPI_processed > 0)
+	found = subject->kind == SUBJECT_KEY
+		? find_newest_of_key(&reading, subject, &name)
+		: find_newest(&reading, subject, &name);
+	if (found)
 		tier = query_text(0, 1);
 	query_end(&reading);
 	return tier;

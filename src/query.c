@@ -8,6 +8,15 @@
  * on them, and in the latest snapshot, since a change binds from its commit on
  * also those whose transaction has an older one.
  *
+ * The log has many partitions, a year's and more, of which a query wants those of
+ * some days.  A plan that leaves that to its execution has all of them in it:
+ * their locks, their memory, and the time to plan for them.  So the days are
+ * constants of the query's text, and there is a plan for each that was lately
+ * used; most calls of a day, of keys of a tier, want the same.
+ *
+ * Whoever waits for a lock on these tables waits for as long as for the log's
+ * writer, unless a shorter lock_timeout is in force.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -16,8 +25,26 @@
 #include "miscadmin.h"
 #include "query.h"
 #include "scope.h"
+#include "settings.h"
+#include "storage/proc.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
+
+/* A plan for a query of the log; query NULL: none. */
+typedef struct DaysPlan
+{
+	const Statement *query;
+	LogDays		days;
+	SPIPlanPtr	plan;
+	uint64		used;			/* days_plans_used, the last time */
+} DaysPlan;
+
+#define MAX_DAYS_PLANS 16
+
+static DaysPlan days_plans[MAX_DAYS_PLANS];
+static uint64 days_plans_used = 0;
 
 /*
  * Run as the owner, and so that nothing that somebody made run with it can
@@ -33,22 +60,107 @@ become_owner(Oid *role, int *security)
 						   SECURITY_NOFORCE_RLS);
 }
 
+/* For good: the same plan will do, whatever the arguments. */
+static SPIPlanPtr
+prepare(const char *text, Statement *statement)
+{
+	SPIPlanPtr	plan = SPI_prepare_cursor(text, statement->nargs,
+										  statement->types,
+										  CURSOR_OPT_GENERIC_PLAN);
+
+	if (plan == NULL || SPI_keepplan(plan) != 0)
+		elog(ERROR, "could not prepare statement: %s", text);
+	return plan;
+}
+
 static SPIPlanPtr
 plan_of(Statement *statement)
 {
 	if (statement->plan == NULL)
-	{
-		/* The same plan will do, and the log has many partitions to plan for. */
-		SPIPlanPtr	plan = SPI_prepare_cursor(statement->text,
-											  statement->nargs,
-											  statement->types,
-											  CURSOR_OPT_GENERIC_PLAN);
-
-		if (plan == NULL || SPI_keepplan(plan) != 0)
-			elog(ERROR, "could not prepare statement: %s", statement->text);
-		statement->plan = plan;
-	}
+		statement->plan = prepare(statement->text, statement);
 	return statement->plan;
+}
+
+/* What the planner finds to be a constant, whatever the session's settings. */
+static void
+append_day(StringInfo text, const char *operator, int32 day)
+{
+	appendStringInfo(text,
+					 " AND at OPERATOR(pg_catalog.%s) pg_catalog.timezone('UTC',"
+					 " '2000-01-01'::timestamp OPERATOR(pg_catalog.+) '%d days'::interval)",
+					 operator, day);
+}
+
+static char *
+text_for_days(const Statement *query, LogDays days)
+{
+	StringInfoData condition;
+
+	initStringInfo(&condition);
+	appendStringInfoString(&condition, "true");
+	if (days.first != ALL_DAYS_BEFORE)
+		append_day(&condition, ">=", days.first);
+	if (days.end != ALL_DAYS_AFTER)
+		append_day(&condition, "<", days.end);
+	return psprintf(query->text, condition.data);
+}
+
+/* The plan for a query of some days, in place of the one used longest ago. */
+static SPIPlanPtr
+plan_for_days(Statement *query, LogDays days)
+{
+	DaysPlan   *found = &days_plans[0];
+
+	for (int i = 0; i < MAX_DAYS_PLANS; i++)
+	{
+		DaysPlan   *one = &days_plans[i];
+
+		if (one->query == query && one->days.first == days.first &&
+			one->days.end == days.end)
+		{
+			found = one;
+			break;
+		}
+		if (one->used < found->used)
+			found = one;
+	}
+	if (found->query != query || found->days.first != days.first ||
+		found->days.end != days.end)
+	{
+		SPIPlanPtr	plan = prepare(text_for_days(query, days), query);
+
+		if (found->plan != NULL)
+			SPI_freeplan(found->plan);
+		found->query = query;
+		found->days = days;
+		found->plan = plan;
+	}
+	found->used = ++days_plans_used;
+	return found->plan;
+}
+
+int32
+query_day(TimestampTz at)
+{
+	int64		day = at / USECS_PER_DAY - (at % USECS_PER_DAY < 0);
+
+	return (int32) day;
+}
+
+/* Wait for locks for no longer than a call may wait. */
+static int
+limit_patience(void)
+{
+	int			level;
+
+	if (LockTimeout > 0 && LockTimeout <= CALL_PATIENCE / 1000)
+		return 0;
+	level = NewGUCNestLevel();
+	(void) set_config_option("lock_timeout",
+							 psprintf("%d", (int) (CALL_PATIENCE / 1000)),
+							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+	return level;
 }
 
 void
@@ -56,16 +168,87 @@ query_begin(Reading *reading)
 {
 	SPI_connect();
 	become_owner(&reading->caller, &reading->caller_security);
+	reading->patience_level = limit_patience();
 	PushActiveSnapshot(GetLatestSnapshot());
 	reading->snapshot = GetActiveSnapshot();
+}
+
+/*
+ * Run a query, and release the locks that it took rather than keep them until
+ * the end of the caller's transaction, which may be far away: the upkeep of the
+ * log waits for these, and there are not so many to be had.
+ */
+static void
+run_and_unlock(Reading *reading, Statement *query, const LogDays *days,
+			   Datum *args)
+{
+	ResourceOwner callers = CurrentResourceOwner;
+	ResourceOwner ours = ResourceOwnerCreate(callers, "tierlimit query");
+	SPIPlanPtr	plan;
+
+	CurrentResourceOwner = ours;
+	plan = days == NULL ? plan_of(query) : plan_for_days(query, *days);
+	if (SPI_execute_snapshot(plan, args, NULL, reading->snapshot,
+							 InvalidSnapshot, false, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not run query: %s", query->text);
+	CurrentResourceOwner = callers;
+	ResourceOwnerRelease(ours, RESOURCE_RELEASE_BEFORE_LOCKS, false, false);
+	ResourceOwnerRelease(ours, RESOURCE_RELEASE_LOCKS, false, false);
+	ResourceOwnerRelease(ours, RESOURCE_RELEASE_AFTER_LOCKS, false, false);
+	ResourceOwnerDelete(ours);
+}
+
+/* In place of the ERROR of a lock_timeout that is ours. */
+static void
+report_impatience(Reading *reading, const char *what, MemoryContext context)
+{
+	if (reading->patience_level == 0 ||
+		geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
+		PG_RE_THROW();
+	MemoryContextSwitchTo(context);
+	FlushErrorState();
+	ereport(ERROR,
+			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			 errmsg("could not read %s", what),
+			 errdetail("Another session has held a lock on it for %d seconds.",
+					   (int) (CALL_PATIENCE / USECS_PER_SEC)),
+			 errhint("See in pg_locks who holds it.")));
+}
+
+/*
+ * Run a query, of these days of the log or (NULL) of other tables.  An ERROR
+ * leaves the caller's resource owner as the current one.
+ */
+static void
+run(Reading *reading, Statement *query, const LogDays *days, Datum *args)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+
+	PG_TRY();
+	{
+		run_and_unlock(reading, query, days, args);
+	}
+	PG_CATCH();
+	{
+		CurrentResourceOwner = owner;
+		report_impatience(reading, days == NULL
+						  ? "the configuration of tierlimit"
+						  : "the request log", context);
+	}
+	PG_END_TRY();
 }
 
 void
 query_run(Reading *reading, Statement *query, Datum *args)
 {
-	if (SPI_execute_snapshot(plan_of(query), args, NULL, reading->snapshot,
-							 InvalidSnapshot, false, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not run query: %s", query->text);
+	run(reading, query, NULL, args);
+}
+
+void
+query_run_log(Reading *reading, Statement *query, LogDays days, Datum *args)
+{
+	run(reading, query, &days, args);
 }
 
 uint64
@@ -89,6 +272,8 @@ void
 query_end(Reading *reading)
 {
 	PopActiveSnapshot();
+	if (reading->patience_level != 0)
+		AtEOXact_GUC(true, reading->patience_level);
 	SetUserIdAndSecContext(reading->caller, reading->caller_security);
 	SPI_finish();
 }

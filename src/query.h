@@ -8,6 +8,7 @@
 #ifndef TIERLIMIT_QUERY_H
 #define TIERLIMIT_QUERY_H
 
+#include "datatype/timestamp.h"
 #include "executor/spi.h"
 #include "utils/snapshot.h"
 
@@ -22,10 +23,27 @@ typedef struct Statement
 	SPIPlanPtr	plan;
 } Statement;
 
+/*
+ * In the text of a query of the log: a condition on "at", which is the same as
+ * the days given to query_run_log().
+ */
+#define WITHIN_DAYS "%1$s"
+
+/* Days (UTC) since 2000-01-01. */
+typedef struct LogDays
+{
+	int32		first;
+	int32		end;			/* the first one that is out of it */
+} LogDays;
+
+#define ALL_DAYS_BEFORE PG_INT32_MIN
+#define ALL_DAYS_AFTER PG_INT32_MAX
+
 /* A stretch of reading, from query_begin() to query_end(). */
 typedef struct Reading
 {
 	Snapshot	snapshot;		/* what the queries see */
+	int			patience_level; /* of GUCs; 0: the caller's lock_timeout holds */
 	Oid			caller;
 	int			caller_security;
 } Reading;
@@ -34,10 +52,13 @@ typedef struct Reading
  * Queries in between see the newest committed state and this transaction's
  * own changes, whatever its isolation level.  The memory context is SPI's;
  * rows are in SPI_tuptable.  No lock may be held; after an ERROR, the abort of
- * the (sub)transaction does what query_end() would have done.
+ * the (sub)transaction does what query_end() would have done.  A query that
+ * waits for a lock for CALL_PATIENCE is such an ERROR.
  */
 extern void query_begin(Reading *reading);
 extern void query_run(Reading *reading, Statement *query, Datum *args);
+extern void query_run_log(Reading *reading, Statement *query, LogDays days,
+						  Datum *args);
 extern void query_end(Reading *reading);
 
 /*
@@ -46,6 +67,9 @@ extern void query_end(Reading *reading);
  */
 extern uint64 query_write(Statement *statement, Datum *args,
 						  const char *nulls);
+
+/* The day of a time. */
+extern int32 query_day(TimestampTz at);
 
 /* Column (from 1) of a row of SPI_tuptable; fallback for NULL. */
 extern Datum query_value(int row, int column, Datum fallback);

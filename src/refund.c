@@ -56,7 +56,8 @@ static Statement call_query = {
 	"SELECT at, account, tier, endpoint, ip FROM tierlimit.request_log"
 	" WHERE key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1"
 	" AND request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $2"
-	" AND at OPERATOR(pg_catalog.>) $3 AND error_code OPERATOR(pg_catalog.=) 0"
+	" AND at OPERATOR(pg_catalog.>) $3 AND " WITHIN_DAYS
+	" AND error_code OPERATOR(pg_catalog.=) 0"
 	" AND requests OPERATOR(pg_catalog.>) 0 ORDER BY at DESC LIMIT 1", 3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, NULL
 };
 
@@ -486,6 +487,7 @@ static bool
 read_call(LoggedCall *call, Scope scope, TimestampTz since, LogRow *row)
 {
 	Reading		reading;
+	LogDays		days = {.end = ALL_DAYS_AFTER};
 	Datum		args[3];
 	TimestampTz at = 0;
 	bool		found;
@@ -498,7 +500,8 @@ read_call(LoggedCall *call, Scope scope, TimestampTz since, LogRow *row)
 	args[1] = PointerGetDatum(cstring_to_text_with_len(row->texts[LOG_REQUEST_ID].bytes,
 													   row->texts[LOG_REQUEST_ID].length));
 	args[2] = TimestampTzGetDatum(since);
-	query_run(&reading, &call_query, args);
+	days.first = query_day(since);
+	query_run_log(&reading, &call_query, days, args);
 	found = SPI_processed > 0;
 	if (found)
 	{

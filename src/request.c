@@ -48,7 +48,8 @@
 	"SELECT at, requests::bigint, credits, tier, endpoint, account FROM tierlimit.request_log WHERE "
 #define ID_AND_TIME \
 	" AND request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1" \
-	" AND at OPERATOR(pg_catalog.>) $2 AND error_code OPERATOR(pg_catalog.=) 0" \
+	" AND at OPERATOR(pg_catalog.>) $2 AND " WITHIN_DAYS \
+	" AND error_code OPERATOR(pg_catalog.=) 0" \
 	" ORDER BY at, requests DESC"
 
 static Statement rows_of_key = {
@@ -397,6 +398,7 @@ request_read(Request *request, TimestampTz now, LoggedRequest *logged)
 	LogText		key = request->row->texts[LOG_KEY];
 	Reading		reading;
 	Datum		args[3];
+	LogDays		days = {.end = ALL_DAYS_AFTER};
 	bool		found;
 
 	log_wait_written(request->log_position);
@@ -405,7 +407,9 @@ request_read(Request *request, TimestampTz now, LoggedRequest *logged)
 	args[1] = TimestampTzGetDatum(now - request_memory());
 	if (key.bytes != NULL)
 		args[2] = PointerGetDatum(text_of(key));
-	query_run(&reading, key.bytes != NULL ? &rows_of_key : &rows_of_nobody, args);
+	days.first = query_day(now - request_memory());
+	query_run_log(&reading, key.bytes != NULL ? &rows_of_key : &rows_of_nobody,
+				  days, args);
 	found = find_call(request, logged);
 	query_end(&reading);
 	if (found && key.bytes != NULL)

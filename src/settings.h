@@ -14,6 +14,12 @@ typedef enum Durability
 	DURABILITY_SYNC				/* an admission waits for its row's commit */
 } Durability;
 
+/*
+ * A call waits so long for others, be it for the log writer or for a lock on a
+ * table, and then ends with an ERROR.
+ */
+#define CALL_PATIENCE (10 * INT64CONST(1000000))
+
 extern int	tierlimit_memory;	/* shared memory for windows, in kB */
 extern int	tierlimit_log_buffer;	/* ... for decisions to be logged, in kB */
 extern int	tierlimit_window_slots;
