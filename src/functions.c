@@ -173,15 +173,61 @@ tierlimit_peek(PG_FUNCTION_ARGS)
 	return decision_row(&decision);
 }
 
+/* How far an array of calls has come. */
+typedef struct Progress
+{
+	int			decided;
+	int			admitted;
+} Progress;
+
+static void
+put_decision(ReturnSetInfo *result, const Question *question,
+			 volatile Progress *progress)
+{
+	Decision	decision = decide(question);
+	Datum		values[DECISION_COLUMNS];
+	bool		nulls[DECISION_COLUMNS];
+
+	progress->decided++;
+	progress->admitted += decision.allowed;
+	decision_columns(&decision, values, nulls);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * Raise the current ERROR again.  It undoes nothing, so it says what was counted
+ * of the array before it.
+ */
+static void
+raise_with_progress(MemoryContext context, Progress progress, int count)
+{
+	ErrorData  *error;
+	char	   *counted;
+
+	if (progress.admitted == 0)
+		PG_RE_THROW();
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	FlushErrorState();
+	counted = psprintf("The first %d of the array's %d calls were decided before: %d were admitted, and stay counted.",
+					   progress.decided, count, progress.admitted);
+	error->detail = error->detail == NULL ? counted
+		: psprintf("%s %s", error->detail, counted);
+	ReThrowError(error);
+}
+
 /* check_many(keys, tier, cost) */
 Datum
 tierlimit_check_many(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	Question	question = {0};
+	MemoryContext context = CurrentMemoryContext;
 	Datum	   *keys;
 	bool	   *missing;
 	int			count;
+	volatile Progress progress = {0};
 
 	store_require();
 	require_primary("check_many");
@@ -198,18 +244,19 @@ tierlimit_check_many(PG_FUNCTION_ARGS)
 		keys[i] = missing[i] ? (Datum) 0 : keys[i];
 		require_short((text *) DatumGetPointer(keys[i]), "key");
 	}
-	for (int i = 0; i < count; i++)
+	PG_TRY();
 	{
-		Datum		values[DECISION_COLUMNS];
-		bool		nulls[DECISION_COLUMNS];
-		Decision	decision;
-
-		question.key = (text *) DatumGetPointer(keys[i]);
-		decision = decide(&question);
-		decision_columns(&decision, values, nulls);
-		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
-		CHECK_FOR_INTERRUPTS();
+		for (int i = 0; i < count; i++)
+		{
+			question.key = (text *) DatumGetPointer(keys[i]);
+			put_decision(result, &question, &progress);
+		}
 	}
+	PG_CATCH();
+	{
+		raise_with_progress(context, progress, count);
+	}
+	PG_END_TRY();
 	limiter_wait_durable();
 	return (Datum) 0;
 }

@@ -14,7 +14,9 @@
  * Taking a place and filling it needs no lock besides the partition's.
  *
  * A crash forgets what is queued: at most what was decided since the worker
- * began its last round, flush_interval before, and the round's duration.
+ * began its last round, flush_interval before, and the round's duration.  While
+ * the log can't be written, that grows; tierlimit.on_log_failure says whether
+ * calls wait then, or go on.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,9 +30,6 @@
 #include "settings.h"
 #include "storage/ipc.h"
 #include "utils/timestamp.h"
-
-/* So long may the writer have been failing before those who wait are told. */
-#define FAILURE_PATIENCE (5 * USECS_PER_SEC)
 
 /* A wait for the log writer. */
 typedef struct LogWait
@@ -64,7 +63,7 @@ report_failure(LogQueue *queue, TimestampTz tried_since)
 	LogFailure	failure = queue_failure(queue);
 
 	if (failure.since != 0 && failure.last_at >= tried_since &&
-		has_passed(failure.since, GetCurrentTimestamp(), FAILURE_PATIENCE))
+		has_passed(failure.since, GetCurrentTimestamp(), CALL_PATIENCE))
 		raise_failure(&failure);
 }
 
@@ -149,11 +148,34 @@ wait_for_queue(void)
 	return queue;
 }
 
+/* Wait until the log is written again, where no more is to be lost in a crash. */
+static void
+wait_while_overdue(LogQueue *queue)
+{
+	LogWait		wait;
+
+	if (!queue_is_overdue(queue))
+		return;
+	wait = begin_wait(queue);
+	while (queue_is_open(queue) && queue_is_overdue(queue))
+	{
+		queue_wake_writer(queue);
+		wait_for_progress(&wait);
+	}
+	ConditionVariableCancelSleep();
+}
+
 LogQueue *
 log_open(void)
 {
-	if (unlikely(my_queue == NULL || !queue_is_open(my_queue)))
-		my_queue = wait_for_queue();
+	do
+	{
+		if (unlikely(my_queue == NULL || !queue_is_open(my_queue)))
+			my_queue = wait_for_queue();
+		if (tierlimit_on_log_failure == LOG_FAILURE_WAIT)
+			wait_while_overdue(my_queue);
+	} while (unlikely(!queue_is_open(my_queue)));
+	queue_begin_waiting(my_queue);
 	if (tierlimit_durability == DURABILITY_SYNC)
 		report_failure(my_queue, 0);
 	return my_queue;

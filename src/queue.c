@@ -340,6 +340,35 @@ queue_free_bytes(LogQueue *queue)
 	return queue->ring.size - (ring_head(&queue->ring) - tail);
 }
 
+void
+queue_begin_waiting(LogQueue *queue)
+{
+	if (is_empty(queue))
+		pg_atomic_write_u64(&queue->written_until,
+							(uint64) GetCurrentTimestamp());
+}
+
+int64
+queue_age(LogQueue *queue)
+{
+	TimestampTz since = (TimestampTz) pg_atomic_read_u64(&queue->written_until);
+	TimestampTz now;
+
+	if (is_empty(queue))
+		return 0;
+	now = GetCurrentTimestamp();
+	return now < since ? PG_INT64_MAX : now - since;
+}
+
+bool
+queue_is_overdue(LogQueue *queue)
+{
+	int64		patience = Max(USECS_PER_SEC,
+							   3 * tierlimit_flush_interval * INT64CONST(1000));
+
+	return queue_age(queue) > patience;
+}
+
 LogQueue *
 queue_attach(int number, Oid database)
 {

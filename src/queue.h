@@ -96,6 +96,22 @@ extern bool queue_has_writer(LogQueue *queue);
 extern uint64 queue_free_bytes(LogQueue *queue);
 
 /*
+ * A row is about to be appended: if it is the first one, what waits has waited
+ * since now.
+ */
+extern void queue_begin_waiting(LogQueue *queue);
+
+/*
+ * For how long the oldest row may have waited; 0: there is none.  A clock that
+ * was set back makes it too long rather than too short, until the next round of
+ * the writer.
+ */
+extern int64 queue_age(LogQueue *queue);
+
+/* Whether that is too long: about a second, and three rounds of the writer. */
+extern bool queue_is_overdue(LogQueue *queue);
+
+/*
  * How many decisions wait from *position on, which is moved behind them; for
  * who is alone with the queue.
  */

@@ -28,6 +28,7 @@ int			tierlimit_flush_interval = 200;
 int			tierlimit_log_granularity = 0;
 int			tierlimit_log_retention = DEFAULT_RETENTION;
 int			tierlimit_request_memory = 10 * SECS_PER_MINUTE;
+int			tierlimit_on_log_failure = LOG_FAILURE_CONTINUE;
 bool		tierlimit_enabled = true;
 char	   *tierlimit_now = "";
 
@@ -38,6 +39,12 @@ static int	trusted_proxies;
 static const struct config_enum_entry durabilities[] = {
 	{"async", DURABILITY_ASYNC, false},
 	{"sync", DURABILITY_SYNC, false},
+	{NULL, 0, false}
+};
+
+static const struct config_enum_entry log_failure_policies[] = {
+	{"continue", LOG_FAILURE_CONTINUE, false},
+	{"wait", LOG_FAILURE_WAIT, false},
 	{NULL, 0, false}
 };
 
@@ -136,6 +143,14 @@ settings_define(void)
 							10 * SECS_PER_MINUTE, 1, SECS_PER_DAY,
 							PGC_SIGHUP, GUC_UNIT_S,
 							NULL, NULL, NULL);
+
+	DefineCustomEnumVariable("tierlimit.on_log_failure",
+							 "Sets what calls do while the request log can't be written.",
+							 "\"continue\": they go on until tierlimit.log_buffer is full. \"wait\": they wait when the oldest row is overdue.",
+							 &tierlimit_on_log_failure,
+							 LOG_FAILURE_CONTINUE, log_failure_policies,
+							 PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
 
 	DefineCustomBoolVariable("tierlimit.enabled",
 							 "Enables the limits.",

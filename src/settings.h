@@ -20,6 +20,12 @@ typedef enum Durability
  */
 #define CALL_PATIENCE (10 * INT64CONST(1000000))
 
+typedef enum LogFailurePolicy
+{
+	LOG_FAILURE_CONTINUE,		/* calls go on until the buffer is full */
+	LOG_FAILURE_WAIT			/* and wait when the oldest row is overdue */
+} LogFailurePolicy;
+
 extern int	tierlimit_memory;	/* shared memory for windows, in kB */
 extern int	tierlimit_log_buffer;	/* ... for decisions to be logged, in kB */
 extern int	tierlimit_window_slots;
@@ -28,6 +34,7 @@ extern int	tierlimit_flush_interval;	/* ms */
 extern int	tierlimit_log_granularity;	/* ms */
 extern int	tierlimit_log_retention;	/* minutes */
 extern int	tierlimit_request_memory;	/* seconds */
+extern int	tierlimit_on_log_failure;	/* LogFailurePolicy */
 extern bool tierlimit_enabled;
 extern char *tierlimit_now;		/* "" or a valid timestamptz */
 

@@ -59,6 +59,9 @@ static MemoryContext worker_context;
 static uint32 company = 0;
 static int64 commit_time = 0;	/* microseconds */
 
+/* When the server's log was last told that we can't write; 0: we could, since. */
+static TimestampTz overdue_reported_at = 0;
+
 /* Something to do in a transaction. */
 typedef void (*Task) (void);
 
@@ -234,6 +237,24 @@ tell_failure(const ErrorData *error)
 	queue_failed(queue, &failure);
 }
 
+/* Tell the server's log what a crash would lose now, but not each second. */
+static void
+report_overdue(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!queue_is_overdue(queue) ||
+		!has_passed(overdue_reported_at, now, REPORT_PAUSE))
+		return;
+	overdue_reported_at = now;
+	ereport(WARNING,
+			(errmsg("the request log of the database with OID %u has not been written for %lld ms",
+					MyDatabaseId, (long long) (queue_age(queue) / 1000)),
+			 tierlimit_on_log_failure == LOG_FAILURE_WAIT
+			 ? errdetail("Calls wait until it is, and end with an ERROR after a while.")
+			 : errdetail("Calls go on until \"tierlimit.log_buffer\" is full. A crash would lose what they decide.")));
+}
+
 /* Write a batch; false if it failed. */
 static bool
 flush_batch(Task task)
@@ -249,10 +270,12 @@ flush_batch(Task task)
 	if (error != NULL)
 	{
 		tell_failure(error);
+		report_overdue();
 		FreeErrorData(error);
 		return false;
 	}
 	writer_committed(queue);
+	overdue_reported_at = 0;
 	return true;
 }
 
