@@ -77,7 +77,8 @@
 	"    ORDER BY at DESC LIMIT $4) newest)," \
 	" dense AS MATERIALIZED (" \
 	"  SELECT m.minute, m.last_at, m.requests, m.credits" \
-	"  FROM tierlimit.usage_minute m, edge" \
+	"  FROM (SELECT * FROM (SELECT *, minute AS at FROM tierlimit.usage_minute) u" \
+	"    WHERE " WITHIN_DAYS ") m, edge" \
 	"  WHERE m.subject OPERATOR(pg_catalog.=) $1 AND " is_account " m.is_account" \
 	"    AND m.minute OPERATOR(pg_catalog.>=) $2" \
 	"    AND m.minute OPERATOR(pg_catalog.+) '1 minute'::interval OPERATOR(pg_catalog.<=) edge.at" \
@@ -115,8 +116,24 @@ static Statement read_state = {
 	"SELECT summed_until FROM tierlimit.log_state", 0, {0}, NULL
 };
 
+/* When a request that is given back was admitted. */
+static Statement call_time = {
+	"SELECT pg_catalog.max(at) FROM tierlimit.request_log"
+	" WHERE key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1"
+	" AND request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $2"
+	" AND at OPERATOR(pg_catalog.<=) $3 AND " WITHIN_DAYS
+	" AND error_code OPERATOR(pg_catalog.=) 0 AND requests OPERATOR(pg_catalog.>) 0",
+	3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, NULL
+};
+
 /* No limit counts what was longer ago than this, in days. */
 #define LONGEST_PAST 400
+
+/*
+ * A long span is read by pieces, since as many locks as a year's partitions and
+ * their indexes need are not to be had by many sessions at a time.
+ */
+#define DAYS_AT_ONCE 16
 
 /* By SubjectKind.  (Of addresses, there are no sums of minutes.) */
 static Statement any_row[] = {
@@ -151,27 +168,72 @@ column_hash(int row, int column)
 	return value == NULL ? 0 : past_hash(value, strlen(value));
 }
 
-/* The rows that the query returned. */
-static Past
-copy_sums(void)
+/* A row that the query returned. */
+static void
+read_sum(PastSum *sum, int row)
 {
-	Past		past = {.count = (int) SPI_processed};
-
-	past.sums = SPI_palloc(Max(past.count, 1) * sizeof(PastSum));
-	for (int i = 0; i < past.count; i++)
+	sum->at = DatumGetTimestampTz(query_value(row, 1, (Datum) 0));
+	sum->requests = DatumGetInt64(query_value(row, 2, (Datum) 0));
+	sum->credits = DatumGetInt64(query_value(row, 3, (Datum) 0));
+	sum->key = column_hash(row, 4);
+	sum->call_at = DatumGetTimestampTz(query_value(row, 5, TimestampTzGetDatum(0)));
+	sum->request_id = column_hash(row, 6);
+	sum->gave_back = sum->requests < 0 || sum->credits < 0 ||
+		sum->call_at == DT_NOEND;
+	sum->names = NULL;
+	if (sum->call_at == DT_NOBEGIN)
 	{
-		PastSum    *sum = &past.sums[i];
-
-		sum->at = DatumGetTimestampTz(query_value(i, 1, (Datum) 0));
-		sum->requests = DatumGetInt64(query_value(i, 2, (Datum) 0));
-		sum->credits = DatumGetInt64(query_value(i, 3, (Datum) 0));
-		sum->key = column_hash(i, 4);
-		sum->request_id = column_hash(i, 6);
-		sum->call_at = DatumGetTimestampTz(query_value(i, 5, TimestampTzGetDatum(0)));
-		sum->gave_back = sum->requests < 0 || sum->credits < 0 ||
-			sum->call_at == DT_NOEND;
+		sum->names = SPI_palloc(2 * sizeof(text *));
+		sum->names[0] = query_text(row, 4);
+		sum->names[1] = query_text(row, 6);
 	}
-	return past;
+}
+
+/* Put the rows that the query returned in front of what is later. */
+static void
+prepend_sums(Past *past)
+{
+	int			rows = (int) SPI_processed;
+	PastSum    *sums = SPI_palloc((rows + past->count) * sizeof(PastSum));
+
+	for (int i = 0; i < rows; i++)
+		read_sum(&sums[i], i);
+	if (past->count > 0)
+	{
+		memcpy(sums + rows, past->sums, past->count * sizeof(PastSum));
+		pfree(past->sums);
+	}
+	past->sums = sums;
+	past->count += rows;
+}
+
+/*
+ * Read some days of the log, of which all later ones have been read.  Where those
+ * had sums that stand for several rows, they had all the single rows that were
+ * asked for.
+ */
+static void
+read_days(Reading *reading, const SubjectName *subject, const PastSpan *span,
+		  LogDays days, Datum *args, Past *past)
+{
+	query_run_log(reading, &any_row[subject->kind], days, args);
+	if (SPI_processed == 0)
+		return;
+	args[3] = Int32GetDatum(Max(span->single - past->count, 0));
+	query_run_log(reading, &sums[subject->kind], days, args);
+	prepend_sums(past);
+}
+
+/*
+ * The first of the newest days that are read at once: all of them, or from a
+ * multiple of DAYS_AT_ONCE on, so that other subjects want the same.
+ */
+static int32
+newest_days(int32 first)
+{
+	int32		today = query_day(GetCurrentTimestamp());
+
+	return today - first <= DAYS_AT_ONCE ? first : today - today % DAYS_AT_ONCE;
 }
 
 /* Take what is to be given back from a sum, as far as it goes. */
@@ -231,35 +293,69 @@ give_back(Past *past, int i)
 	}
 }
 
+/*
+ * Find the time of the call that is given back by number i, which was read in
+ * another piece: among what was read since, or else, if it is in the sum of a
+ * minute, in the log.  It stays unknown if it was before the span.
+ */
+static void
+find_call(Reading *reading, Past *past, int i, TimestampTz since)
+{
+	PastSum    *row = &past->sums[i];
+	LogDays		days = {query_day(since), query_day(row->at) + 1};
+	Datum		args[] = {
+		PointerGetDatum(row->names[0]), PointerGetDatum(row->names[1]),
+		TimestampTzGetDatum(row->at)
+	};
+
+	for (int j = i - 1; j >= 0; j--)
+		if (past->sums[j].request_id == row->request_id &&
+			past->sums[j].key == row->key && !past->sums[j].gave_back)
+		{
+			row->call_at = past->sums[j].at;
+			return;
+		}
+	query_run_log(reading, &call_time, days, args);
+	row->call_at = DatumGetTimestampTz(query_value(0, 1, TimestampTzGetDatum(DT_NOBEGIN)));
+	if (row->call_at <= since)
+		row->call_at = DT_NOBEGIN;
+}
+
 Past
 past_read(const SubjectName *subject, const PastSpan *span)
 {
 	Past		past = {0};
 	Reading		reading;
 	Datum		args[5];
-	LogDays		days = {.end = ALL_DAYS_AFTER};
+	int32		first = query_day(span->since);
+	LogDays		days = {newest_days(first), ALL_DAYS_AFTER};
 
-	days.first = query_day(span->since);
 	query_begin(&reading);
 	args[0] = name_of(subject);
 	args[1] = TimestampTzGetDatum(span->since);
-	query_run_log(&reading, &any_row[subject->kind], days, args);
-	if (SPI_processed > 0)
+	args[2] = TimestampTzGetDatum(span->single_since);
+	args[4] = PointerGetDatum(construct_array(unconstify(PastSpan *, span)->borders,
+											  span->nborders, TIMESTAMPTZOID,
+											  sizeof(TimestampTz),
+											  FLOAT8PASSBYVAL,
+											  TYPALIGN_DOUBLE));
+	for (int i = 1;; i++)
 	{
-		args[2] = TimestampTzGetDatum(span->single_since);
-		args[3] = Int32GetDatum(span->single);
-		args[4] = PointerGetDatum(construct_array(unconstify(PastSpan *, span)->borders,
-												  span->nborders, TIMESTAMPTZOID,
-												  sizeof(TimestampTz),
-												  FLOAT8PASSBYVAL,
-												  TYPALIGN_DOUBLE));
-		query_run_log(&reading, &sums[subject->kind], days, args);
-		past = copy_sums();
+		read_days(&reading, subject, span, days, args, &past);
+		if (days.first == first)
+			break;
+		days.end = days.first;
+		days.first = i < LONGEST_PAST / DAYS_AT_ONCE
+			? Max(days.first - DAYS_AT_ONCE, first) : first;
 	}
-	query_end(&reading);
 	for (int i = 0; i < past.count; i++)
+	{
+		if (past.sums[i].call_at == DT_NOBEGIN)
+			find_call(&reading, &past, i, span->since);
 		if (past.sums[i].gave_back)
 			give_back(&past, i);
+	}
+	query_end(&reading);
 	return past;
 }
 

@@ -22,6 +22,7 @@ typedef struct PastSum
 	TimestampTz call_at;		/* ... of the call at this time; see past.c */
 	uint64		key;			/* hash of the key; 0: a sum of several rows */
 	uint64		request_id;		/* likewise; 0: it has none */
+	text	  **names;			/* both, while the call is looked for; or NULL */
 } PastSum;
 
 /* Sums in the order of their times; allocated in the caller's context. */

@@ -41,7 +41,7 @@ typedef struct DaysPlan
 	uint64		used;			/* days_plans_used, the last time */
 } DaysPlan;
 
-#define MAX_DAYS_PLANS 16
+#define MAX_DAYS_PLANS 64
 
 static DaysPlan days_plans[MAX_DAYS_PLANS];
 static uint64 days_plans_used = 0;

@@ -106,6 +106,45 @@ note("log writer: locks $few_writer, $many_writer");
 cmp_ok($many_writer, '<=', $few_writer + 7, 'log writer: locks do not grow with the partitions');
 
 #
+# A year of calls, by rows and by sums of minutes
+#
+
+sql(<<'SQL');
+INSERT INTO tierlimit.tier VALUES ('year');
+INSERT INTO tierlimit.tier_limit (tier, name, period, max)
+	SELECT 'year', days || ' days', make_interval(days => days), 100000 FROM unnest('{5,40,150,300,366}'::int[]) days;
+CREATE TABLE past AS
+	SELECT date_trunc('minute', now()) - d * interval '1 day' + interval '10 hours' + i * interval '7 seconds' AS at, key
+	FROM generate_series(2, 360, 7) d, generate_series(1, 1 + d % 13) i, unnest('{long past,crew}'::text[]) key;
+INSERT INTO tierlimit.request_log (at, key, account, tier, error_code, requests, credits)
+	SELECT at, nullif(key, 'crew'), CASE WHEN key = 'crew' THEN key END, 'year', 0, 1, 1 FROM past;
+UPDATE tierlimit.log_state SET summed_until = now() - interval '366 days';
+INSERT INTO tierlimit.api_key (name, tier, account) VALUES ('one of them', 'year', 'crew');
+SQL
+sql("SELECT tierlimit.sum_log(now() - interval '3 days')");
+cmp_ok(sql('SELECT count(*) FROM tierlimit.usage_minute'), '>', 30, 'a year: there are sums of minutes');
+my $truth = q{SELECT string_agg(n::text, ' ') FROM (SELECT count(*) FILTER (WHERE at > now() - make_interval(days => days)) AS n
+	FROM past, unnest('{5,40,150,300,366}'::int[]) days WHERE key = 'long past' GROUP BY days ORDER BY days) x};
+my $used = "SELECT string_agg(used::text, ' ') FROM tierlimit.usage('%s', 'year')";
+for my $slots (1024, 16)
+{
+	$node->append_conf('postgresql.conf', "tierlimit.window_slots = $slots");
+	$node->restart;
+	for my $key ('long past', 'one of them')
+	{
+		my ($all) = sql($truth) =~ /(\d+)$/;
+		if ($slots == 1024)
+		{
+			is(sql(sprintf($used, $key)), sql($truth), "a year: what $key has used, row by row");
+		}
+		else
+		{
+			like(sql(sprintf($used, $key)), qr/ $all$/, "a year: what $key has used, by sums");
+		}
+	}
+}
+
+#
 # What the log knows of a key of long ago
 #
 
