@@ -96,35 +96,66 @@ equal_texts(Datum a, Datum b)
 		memcmp(VARDATA_ANY(x), VARDATA_ANY(y), VARSIZE_ANY_EXHDR(x)) == 0;
 }
 
-/* A limit by its name; NULL if there is none, or no such tier. */
+/*
+ * Whether a decision can be about this limit.  The decision says which name it
+ * has and how much fits into it; a denial also has its code, and what is counted
+ * leaves a sliding window within its period.
+ */
+static bool
+may_govern(const TierLimit *limit, const Row *row)
+{
+	TimestampTz from = DatumGetTimestampTz(row->values[DECISION_DECIDED_AT]);
+	TimestampTz to = DatumGetTimestampTz(row->values[DECISION_RESET_AT]);
+
+	if (limit->max != DatumGetInt64(row->values[DECISION_LIMIT]))
+		return false;
+	if (!is_allowed(row) &&
+		limit->error_code != DatumGetInt32(row->values[DECISION_ERROR_CODE]))
+		return false;
+	return row->nulls[DECISION_RESET_AT] || limit->kind != WINDOW_SLIDING ||
+		to - from <= limit->period_us;
+}
+
+/*
+ * A tier's limit of the decision's name; NULL if there is none, or no such
+ * tier.
+ */
 static const TierLimit *
-find_limit_of(const Tier *tier, Datum name)
+find_limit_of(const Tier *tier, const Row *row)
 {
 	for (int i = 0; tier != NULL && i < tier->nlimits; i++)
-		if (equal_texts(tier->limits[i].name, name))
+		if (equal_texts(tier->limits[i].name,
+						row->values[DECISION_LIMIT_NAME]))
 			return &tier->limits[i];
 	return NULL;
 }
 
+static const Tier *
+tier_of(const Row *row)
+{
+	text	   *tier;
+
+	if (row->nulls[DECISION_TIER])
+		return NULL;
+	tier = DatumGetTextPP(row->values[DECISION_TIER]);
+	return tiers_find(VARDATA_ANY(tier), VARSIZE_ANY_EXHDR(tier));
+}
+
 /*
- * The governing limit: one of the tier, or of addresses; NULL if it has been
- * removed since the decision.
+ * The governing limit: one of the tier, or of addresses, whatever the tier;
+ * both may have one of that name.  Where neither fits, a limit has been changed
+ * since the decision; NULL if it has been removed.
  */
 static const TierLimit *
 find_limit(const Row *row)
 {
-	Datum		name = row->values[DECISION_LIMIT_NAME];
-	const TierLimit *limit = NULL;
+	const TierLimit *own = find_limit_of(tier_of(row), row);
+	const TierLimit *address = find_limit_of(tiers_for_addresses(), row);
 
-	if (!row->nulls[DECISION_TIER])
-	{
-		text	   *tier = DatumGetTextPP(row->values[DECISION_TIER]);
-
-		limit = find_limit_of(tiers_find(VARDATA_ANY(tier),
-										 VARSIZE_ANY_EXHDR(tier)), name);
-	}
-	return limit != NULL ? limit
-		: find_limit_of(tiers_for_addresses(), name);
+	if (own == NULL || (address != NULL && !may_govern(own, row) &&
+						may_govern(address, row)))
+		return address;
+	return own;
 }
 
 static int64
