@@ -267,6 +267,7 @@ BEGIN
 	EXECUTE format('CREATE INDEX ON %s (key COLLATE "C", at) WHERE error_code = 0 AND account IS NULL', partition);
 	EXECUTE format('CREATE INDEX ON %s (account COLLATE "C", at) WHERE error_code = 0 AND account IS NOT NULL', partition);
 	EXECUTE format('CREATE INDEX ON %s (ip, at) WHERE error_code = 0 AND ip IS NOT NULL', partition);
+	EXECUTE format('CREATE INDEX ON %s (at) WHERE error_code = 0 AND key IS NULL AND ip IS NULL', partition);
 	EXECUTE format('CREATE INDEX ON %s (key COLLATE "C", request_id COLLATE "C") WHERE request_id IS NOT NULL', partition);
 END
 $$;

@@ -192,7 +192,7 @@ decide_by_charges(const Question *question, const Policy *policy,
 		return decision_of(question, policy, &verdict, cost);
 	}
 
-	request_init(&request, charges[0].subject.scope, &row,
+	request_init(&request, &policy->charge.subject, &row,
 				 question->has_cost);
 	for (;;)
 	{

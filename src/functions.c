@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "address.h"
 #include "catalog/pg_type.h"
 #include "decide.h"
 #include "fmgr.h"
@@ -355,25 +356,89 @@ put_usage(ReturnSetInfo *result, const TierLimit *limit, LimitUse use)
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
+static bool
+is_named(const text *value, const char *name)
+{
+	return value == NULL || (VARSIZE_ANY_EXHDR(value) == strlen(name) &&
+							 memcmp(VARDATA_ANY(value), name, strlen(name)) == 0);
+}
+
+/* Add what an address is counted as under a tier, if that is the one asked for. */
+static int
+add_address_charge(Charge *charge, SubjectKind kind, const char *name,
+				   const char *tier_name, const text *asked)
+{
+	const Tier *tier = tiers_find(tier_name, strlen(tier_name));
+
+	if (tier == NULL || !is_named(asked, tier_name))
+		return 0;
+	*charge = policy_charge_unregistered(kind, name, strlen(name), tier);
+	return 1;
+}
+
+/*
+ * Whose windows a key's are; or, where no key has that name, an address's: as
+ * one that calls come from, and as a caller without a key.  Returns how many
+ * charges there are.
+ */
+static int
+charges_for_usage(const text *key, const text *tier, Policy *policy,
+				  Charge charges[MAX_CHARGES])
+{
+	char	   *name = palloc(MAX_ADDRESS_NAME);
+	int			count = 0;
+
+	policy_for_key(key, tier, policy);
+	if (!policy->record.registered && address_parse(key, name) > 0 &&
+		rebuild_tier(&policy->charge.subject) == NULL)
+	{
+		count += add_address_charge(&charges[count], SUBJECT_ADDRESS, name,
+									ADDRESS_TIER, tier);
+		count += add_address_charge(&charges[count], SUBJECT_ANONYMOUS, name,
+									ANONYMOUS_TIER, tier);
+	}
+	if (count == 0 && policy->tier != NULL)
+		charges[count++] = policy->charge;
+	return count;
+}
+
 /* usage(key, tier) */
 Datum
 tierlimit_usage(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	text	   *key;
-	LimitUse	uses[MAX_LIMITS];
+	Charge		charges[MAX_CHARGES];
+	LimitUse	uses[MAX_CHARGES][MAX_LIMITS];
+	int			next[MAX_CHARGES] = {0};
+	int			count;
 	Policy		policy;
 
 	store_require();
 	key = key_argument(fcinfo, 0);
 	require_key(key);
 	InitMaterializedSRF(fcinfo, 0);
-	policy_for_key(key, text_argument(fcinfo, 1), &policy);
-	if (policy.tier == NULL)
-		return (Datum) 0;		/* not registered: there are no limits */
+	/* A key that is not registered has no limits of its own. */
+	count = charges_for_usage(key, text_argument(fcinfo, 1), &policy, charges);
+	for (int i = 0; i < count; i++)
+		limiter_usage(&charges[i], policy.clock, uses[i]);
+	for (;;)
+	{
+		const TierLimit *shortest = NULL;
+		int			which = 0;
 
-	limiter_usage(&policy.charge, policy.clock, uses);
-	for (int i = 0; i < policy.tier->nlimits; i++)
-		put_usage(result, &policy.tier->limits[i], uses[i]);
-	return (Datum) 0;
+		for (int i = 0; i < count; i++)
+		{
+			const TierLimit *limit = &charges[i].tier->limits[next[i]];
+
+			if (next[i] == charges[i].tier->nlimits ||
+				(shortest != NULL && limit->period_us >= shortest->period_us))
+				continue;
+			shortest = limit;
+			which = i;
+		}
+		if (shortest == NULL)
+			return (Datum) 0;
+		put_usage(result, shortest, uses[which][next[which]++]);
+	}
 }

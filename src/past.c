@@ -39,6 +39,11 @@
 	" AND ip OPERATOR(pg_catalog.<=) pg_catalog.host(pg_catalog.broadcast($1::pg_catalog.inet))::pg_catalog.inet" \
 	" AND error_code OPERATOR(pg_catalog.=) 0"
 
+/* The rows of who called without a key, from such an address or from none. */
+#define OF_ANONYMOUS "key IS NULL AND " OF_ADDRESS
+#define OF_NOBODY \
+	"key IS NULL AND ip IS NULL AND error_code OPERATOR(pg_catalog.=) 0"
+
 /* Is there anything?  Mostly there is not: the key is a new one. */
 #define ANY_ROW(subject) { \
 	"SELECT 1 FROM tierlimit.request_log WHERE " subject \
@@ -135,15 +140,18 @@ static Statement call_time = {
  */
 #define DAYS_AT_ONCE 16
 
-/* By SubjectKind.  (Of addresses, there are no sums of minutes.) */
+/* By SubjectKind.  (Only of keys and accounts there are sums of minutes.) */
 static Statement any_row[] = {
-	ANY_ROW(OF_KEY), ANY_ROW(OF_ACCOUNT), ANY_ROW(OF_ADDRESS)
+	ANY_ROW(OF_KEY), ANY_ROW(OF_ACCOUNT), ANY_ROW(OF_ADDRESS),
+	ANY_ROW(OF_ANONYMOUS), ANY_ROW(OF_NOBODY)
 };
 static Statement sums[] = {
-	SUMS(OF_KEY, "NOT"), SUMS(OF_ACCOUNT, ""), SUMS(OF_ADDRESS, "false AND")
+	SUMS(OF_KEY, "NOT"), SUMS(OF_ACCOUNT, ""), SUMS(OF_ADDRESS, "false AND"),
+	SUMS(OF_ANONYMOUS, "false AND"), SUMS(OF_NOBODY, "false AND")
 };
 static Statement newest_tier[] = {
-	NEWEST_TIER(OF_KEY), NEWEST_TIER(OF_ACCOUNT), NEWEST_TIER(OF_ADDRESS)
+	NEWEST_TIER(OF_KEY), NEWEST_TIER(OF_ACCOUNT), NEWEST_TIER(OF_ADDRESS),
+	NEWEST_TIER(OF_ANONYMOUS), NEWEST_TIER(OF_NOBODY)
 };
 
 static Datum

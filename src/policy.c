@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "address.h"
 #include "miscadmin.h"
 #include "policy.h"
 #include "secrets.h"
@@ -18,6 +19,9 @@
  * will do unless tiers change faster than we read.
  */
 #define MAX_ATTEMPTS 10
+
+/* The name of all who have neither key nor address. */
+#define NOBODY "nobody"
 
 static int32
 refusal_of(const KeyRecord *record, TimestampTz now)
@@ -147,4 +151,50 @@ policy_for_secret(const text *secret, Policy *policy)
 									   policy->record.name,
 									   strlen(policy->record.name));
 	finish_policy(policy);
+}
+
+/* It has no row of api_key, hence its defaults. */
+Charge
+policy_charge_unregistered(SubjectKind kind, const char *name, int length,
+						   const Tier *tier)
+{
+	Charge		charge = {
+		.subject = subject_name(installation()->scope, kind, name, length),
+		.tier = tier,
+		.billing_anchor = DT_NOBEGIN,
+		.timezone = "UTC"
+	};
+
+	return charge;
+}
+
+static Charge
+charge_by_address(SubjectKind kind, const inet *address, const Tier *tier)
+{
+	inet_struct host = address_of_host(address);
+	char	   *name = palloc(MAX_ADDRESS_NAME);
+
+	return policy_charge_unregistered(kind, name, address_name(&host, name),
+									  tier);
+}
+
+void
+policy_for_anonymous(const inet *address, const Tier *tier, Policy *policy)
+{
+	memset(policy, 0, sizeof(Policy));
+	policy->clock = clock_read();
+	policy->tier = tier;
+	if (tier == NULL)
+		policy->refusal = ERROR_KEY_MISSING;
+	else if (address == NULL)
+		policy->charge = policy_charge_unregistered(SUBJECT_NOBODY, NOBODY,
+													strlen(NOBODY), tier);
+	else
+		policy->charge = charge_by_address(SUBJECT_ANONYMOUS, address, tier);
+}
+
+Charge
+policy_charge_address(const inet *address, const Tier *tier)
+{
+	return charge_by_address(SUBJECT_ADDRESS, address, tier);
 }

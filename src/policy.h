@@ -10,6 +10,7 @@
 
 #include "limiter.h"
 #include "registry.h"
+#include "utils/inet.h"
 
 /* The codes of refusals that are not about a limit. */
 #define ERROR_KEY_INVALID 1001
@@ -42,5 +43,19 @@ extern void policy_for_key(const text *key, const text *tier, Policy *policy);
 
 /* Find out what applies to the key of a secret; refused if there is none. */
 extern void policy_for_secret(const text *secret, Policy *policy);
+
+/*
+ * What applies to who calls without a key, from this address (NULL: none); the
+ * tier is NULL if there is none for such calls, which are then refused.
+ */
+extern void policy_for_anonymous(const inet *address, const Tier *tier,
+								 Policy *policy);
+
+/* The charge of a call to its address, under the tier of addresses. */
+extern Charge policy_charge_address(const inet *address, const Tier *tier);
+
+/* The charge to a subject that can't be registered, by its name. */
+extern Charge policy_charge_unregistered(SubjectKind kind, const char *name,
+										 int length, const Tier *tier);
 
 #endif							/* TIERLIMIT_POLICY_H */

@@ -531,7 +531,7 @@ give_back_call(const Charge *charge, const SubjectName *key, Clock clock,
 
 	log_wait_written(log_newest_position());
 	clock = clock_read_again(clock);
-	request_init(&request, key->scope, row, false);
+	request_init(&request, key, row, false);
 	if (!read_call(&call, key->scope, refunded_since(charge, clock.now), row))
 		return 0;
 	if (call.subjects[0].kind == SUBJECT_KEY)

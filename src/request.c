@@ -57,26 +57,55 @@ static Statement rows_of_key = {
 	3, {TEXTOID, TIMESTAMPTZOID, TEXTOID}, NULL
 };
 
-static Statement rows_of_nobody = {
-	ROWS_OF_REQUEST "key IS NULL" ID_AND_TIME, 2, {TEXTOID, TIMESTAMPTZOID}, NULL
+static Statement rows_of_anonymous = {
+	ROWS_OF_REQUEST "key IS NULL AND ip OPERATOR(pg_catalog.<<=) $3::pg_catalog.inet" ID_AND_TIME,
+	3, {TEXTOID, TIMESTAMPTZOID, TEXTOID}, NULL
 };
 
-/* A length in front of the key tells where it ends. */
-static void
-make_digest(Request *request, Scope scope)
+static Statement rows_of_nobody = {
+	ROWS_OF_REQUEST "key IS NULL AND ip IS NULL" ID_AND_TIME,
+	2, {TEXTOID, TIMESTAMPTZOID}, NULL
+};
+
+/* The name by which the log tells whose request it is. */
+static LogText
+name_of(const Request *request)
 {
-	LogText		key = request->row->texts[LOG_KEY];
+	LogText		caller = {request->caller->name, request->caller->length};
+
+	return request->row->texts[LOG_KEY].bytes != NULL
+		? request->row->texts[LOG_KEY] : caller;
+}
+
+static Statement *
+statement_for(const Request *request)
+{
+	if (request->row->texts[LOG_KEY].bytes != NULL)
+		return &rows_of_key;
+	return request->caller->kind == SUBJECT_ANONYMOUS ? &rows_of_anonymous
+		: &rows_of_nobody;
+}
+
+/*
+ * A length in front of the key tells where it ends; no key has none, and then it
+ * is the name of the caller that has a length.
+ */
+static void
+make_digest(Request *request)
+{
+	LogText		name = name_of(request);
 	LogText		id = request->row->texts[LOG_REQUEST_ID];
-	unsigned char bytes[sizeof(Scope) + 1 + 2 * MAX_NAME_LENGTH];
+	unsigned char bytes[sizeof(Scope) + 2 + 2 * MAX_NAME_LENGTH];
 	unsigned char *at = bytes;
 
-	Assert(key.length <= MAX_NAME_LENGTH && id.length <= MAX_NAME_LENGTH);
-	memcpy(at, &scope, sizeof(Scope));
+	Assert(name.length <= MAX_NAME_LENGTH && id.length <= MAX_NAME_LENGTH);
+	memcpy(at, &request->caller->scope, sizeof(Scope));
 	at += sizeof(Scope);
-	*at++ = (unsigned char) key.length;
-	if (key.length > 0)
-		memcpy(at, key.bytes, key.length);
-	at += key.length;
+	if (request->row->texts[LOG_KEY].bytes == NULL)
+		*at++ = 0;
+	*at++ = (unsigned char) name.length;
+	memcpy(at, name.bytes, name.length);
+	at += name.length;
 	memcpy(at, id.bytes, id.length);
 	at += id.length;
 
@@ -182,16 +211,18 @@ known_scope(Scope scope)
 }
 
 void
-request_init(Request *request, Scope scope, const LogRow *row, bool names_cost)
+request_init(Request *request, const SubjectName *caller, const LogRow *row,
+			 bool names_cost)
 {
+	request->caller = caller;
 	request->epoch = epoch_of(row->at);
-	request->known = known_scope(scope);
+	request->known = known_scope(caller->scope);
 	request->row = row;
 	request->names_cost = names_cost;
 	request->not_logged = false;
 	request->state = REQUEST_NEW;
-	make_digest(request, scope);
-	request->subject = subject_name(scope, SUBJECT_REQUEST,
+	make_digest(request);
+	request->subject = subject_name(caller->scope, SUBJECT_REQUEST,
 									(const char *) request->digest,
 									sizeof(request->digest));
 }
@@ -405,11 +436,9 @@ request_read(Request *request, TimestampTz now, LoggedRequest *logged)
 	query_begin(&reading);
 	args[0] = PointerGetDatum(text_of(request->row->texts[LOG_REQUEST_ID]));
 	args[1] = TimestampTzGetDatum(now - request_memory());
-	if (key.bytes != NULL)
-		args[2] = PointerGetDatum(text_of(key));
+	args[2] = PointerGetDatum(text_of(name_of(request)));
 	days.first = query_day(now - request_memory());
-	query_run_log(&reading, key.bytes != NULL ? &rows_of_key : &rows_of_nobody,
-				  days, args);
+	query_run_log(&reading, statement_for(request), days, args);
 	found = find_call(request, logged);
 	query_end(&reading);
 	if (found && key.bytes != NULL)

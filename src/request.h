@@ -49,6 +49,7 @@ struct Request
 	uint64		digest[2];
 	int64		epoch;			/* in which it is asked; see seen.h */
 	KnownScope	known;
+	const SubjectName *caller;	/* whose it is where there is no key */
 	const LogRow *row;			/* what is asked: key, id, tier, endpoint, cost */
 	bool		names_cost;		/* or leaves it to the endpoint's price */
 	RequestState state;
@@ -59,8 +60,8 @@ struct Request
 };
 
 /* Points to itself and to the row, so it must not be copied. */
-extern void request_init(Request *request, Scope scope, const LogRow *row,
-						 bool names_cost);
+extern void request_init(Request *request, const SubjectName *caller,
+						 const LogRow *row, bool names_cost);
 
 /*
  * Look it up in memory; doubtful: its key has given back calls that were not

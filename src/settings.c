@@ -29,6 +29,7 @@ int			tierlimit_log_granularity = 0;
 int			tierlimit_log_retention = DEFAULT_RETENTION;
 int			tierlimit_request_memory = 10 * SECS_PER_MINUTE;
 int			tierlimit_on_log_failure = LOG_FAILURE_CONTINUE;
+int			tierlimit_ipv6_prefix = 64;
 bool		tierlimit_enabled = true;
 char	   *tierlimit_now = "";
 
@@ -152,9 +153,17 @@ settings_define(void)
 							 PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);
 
+	DefineCustomIntVariable("tierlimit.ipv6_prefix",
+							"Sets the number of leading bits by which IPv6 addresses are counted.",
+							"Addresses that have them in common count as one.",
+							&tierlimit_ipv6_prefix,
+							64, 32, 128,
+							PGC_SIGHUP, 0,
+							NULL, NULL, NULL);
+
 	DefineCustomBoolVariable("tierlimit.enabled",
 							 "Enables the limits.",
-							 "While off, every call is admitted and nothing is counted.",
+							 "While off, nothing is counted or limited; who a caller is, and whether they may call, is still asked.",
 							 &tierlimit_enabled,
 							 true,
 							 PGC_SIGHUP, 0,

@@ -35,6 +35,7 @@ extern int	tierlimit_log_granularity;	/* ms */
 extern int	tierlimit_log_retention;	/* minutes */
 extern int	tierlimit_request_memory;	/* seconds */
 extern int	tierlimit_on_log_failure;	/* LogFailurePolicy */
+extern int	tierlimit_ipv6_prefix;	/* bits of an address that count */
 extern bool tierlimit_enabled;
 extern char *tierlimit_now;		/* "" or a valid timestamptz */
 

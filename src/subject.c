@@ -171,7 +171,7 @@ subject_blocks(const SubjectName *name)
 static bool
 counts_as_key(const Subject *subject)
 {
-	return subject->kind <= SUBJECT_ADDRESS;
+	return subject->kind <= SUBJECT_NOBODY;
 }
 
 Subject *

@@ -4,7 +4,8 @@
  *		Who is being counted, and what is kept in memory about them.
  *
  * A subject is whoever is counted under a name: a key, an account that several
- * keys share, or an address; and what else is remembered by a name.  Where a
+ * keys share, an address, or a caller without a key; and what else is remembered
+ * by a name.  Where a
  * function takes or returns a subject, the lock of its partition is needed:
  * SHARED to look, EXCLUSIVE to change.
  *
@@ -23,7 +24,9 @@ typedef enum SubjectKind
 {
 	SUBJECT_KEY,
 	SUBJECT_ACCOUNT,
-	SUBJECT_ADDRESS,			/* named as gate.c does */
+	SUBJECT_ADDRESS,			/* named as address.c does */
+	SUBJECT_ANONYMOUS,			/* who calls without a key, named likewise */
+	SUBJECT_NOBODY,				/* all who have no address either */
 	SUBJECT_SECRET,				/* counts nothing: a hash, and whose key it is */
 	SUBJECT_REQUEST				/* counts nothing: see request.c */
 } SubjectKind;
