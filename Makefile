@@ -18,8 +18,8 @@ ENCODING = UTF8
 NO_LOCALE = 1
 
 REGRESS = install sliding tiers credits calendar shadow keys misuse \
-	transactions privileges log answers secrets gate anonymous retry downgrade \
-	postgrest statistics
+	transactions privileges log answers secrets gate anonymous paths retry \
+	downgrade postgrest statistics config extremes
 REGRESS_OPTS = --inputdir=test --temp-instance=./tmp_check $(TEST_CONF)
 
 ISOLATION = change_tier keep_charge sign_up

@@ -3,6 +3,18 @@
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION tierlimit" to load this file. \quit
 
+-- Whoever owns the schema could put objects of their own between ours.
+DO $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_roles o ON o.oid = n.nspowner
+			WHERE n.nspname = 'tierlimit' AND (o.rolsuper OR o.rolname = current_user)) THEN
+		RAISE insufficient_privilege USING
+			MESSAGE = 'schema "tierlimit" belongs to somebody else',
+			HINT = 'Drop or rename it first: CREATE EXTENSION makes a schema of its own.';
+	END IF;
+END
+$$;
+
 --
 -- Configuration
 --
@@ -21,10 +33,12 @@ CREATE TABLE tierlimit.error_code (
 	http_status integer NOT NULL CHECK (http_status BETWEEN 100 AND 599),
 	name text NOT NULL,
 	message text NOT NULL,
-	resolution text
+	resolution text,
+	changed boolean NOT NULL DEFAULT false
 );
 
 COMMENT ON TABLE tierlimit.error_code IS 'What a refused caller of the API is told; rows may be added';
+COMMENT ON COLUMN tierlimit.error_code.changed IS 'a row that the extension came with was changed; so pg_dump carries it';
 
 INSERT INTO tierlimit.error_code (code, http_status, name, message, resolution) VALUES
 	(1001, 401, 'API_KEY_INVALID', 'This API Key is invalid.', 'Check that the API Key was copied whole, and that it was not replaced by a new one.'),
@@ -45,7 +59,8 @@ CREATE TABLE tierlimit.tier_limit (
 		CHECK (name COLLATE "C" ~ '^[\x20-\x7e]{1,63}$'),
 	period interval NOT NULL,
 	kind text NOT NULL DEFAULT 'sliding' CHECK (kind IN ('sliding', 'calendar')),
-	max bigint NOT NULL CHECK (max >= 0),
+	-- whole, see tiers_changed(): a bigint would have fractions rounded
+	max numeric NOT NULL CHECK (max >= 0),
 	unit text NOT NULL DEFAULT 'requests' CHECK (unit IN ('requests', 'credits')),
 	enforce boolean NOT NULL DEFAULT true,
 	error_code integer REFERENCES tierlimit.error_code ON UPDATE CASCADE,
@@ -101,7 +116,7 @@ COMMENT ON COLUMN tierlimit.api_key.expires_at IS 'from then on refused with 100
 
 CREATE TABLE tierlimit.endpoint (
 	endpoint text PRIMARY KEY,
-	credits bigint NOT NULL DEFAULT 1 CHECK (credits >= 0)
+	credits numeric NOT NULL DEFAULT 1 CHECK (credits >= 0)
 );
 
 COMMENT ON TABLE tierlimit.endpoint IS 'What a call costs when the caller names no cost';
@@ -119,24 +134,44 @@ COMMENT ON COLUMN tierlimit.tier_endpoint.endpoint IS 'a trailing * matches any 
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.endpoint', '');
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.tier_endpoint', '');
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.tier', '');
-SELECT pg_catalog.pg_extension_config_dump('tierlimit.error_code', 'WHERE code NOT BETWEEN 1001 AND 1011');
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.error_code', 'WHERE changed OR code NOT BETWEEN 1001 AND 1011');
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.tier_limit', '');
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.api_key', '');
+
+-- A restored database has the rows that the extension comes with already: what a
+-- dump says of one, which had been changed, changes it again.
+CREATE FUNCTION tierlimit.keep_error_code() RETURNS trigger
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF TG_OP = 'UPDATE' THEN
+		NEW.changed := OLD.changed OR OLD.code BETWEEN 1001 AND 1011;
+		RETURN NEW;
+	END IF;
+	UPDATE tierlimit.error_code SET http_status = NEW.http_status, name = NEW.name,
+		message = NEW.message, resolution = NEW.resolution
+	WHERE code = NEW.code;
+	RETURN CASE WHEN NOT FOUND THEN NEW END;
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit.keep_error_code() IS 'Trigger: changes of the rows that the extension came with survive pg_dump';
+
+CREATE TRIGGER kept BEFORE UPDATE ON tierlimit.error_code
+	FOR EACH ROW EXECUTE FUNCTION tierlimit.keep_error_code();
+CREATE TRIGGER restored BEFORE INSERT ON tierlimit.error_code
+	FOR EACH ROW WHEN (NEW.changed) EXECUTE FUNCTION tierlimit.keep_error_code();
 
 --
 -- Telling sessions of changes
 --
 
 CREATE FUNCTION tierlimit.tiers_changed() RETURNS trigger
-	AS 'MODULE_PATHNAME', 'tierlimit_tiers_changed' LANGUAGE C;
-CREATE FUNCTION tierlimit.limits_changed() RETURNS trigger
-	AS 'MODULE_PATHNAME', 'tierlimit_limits_changed' LANGUAGE C;
+	AS 'MODULE_PATHNAME', 'tierlimit_tiers_changed_1_0' LANGUAGE C;
 CREATE FUNCTION tierlimit.key_changed() RETURNS trigger
-	AS 'MODULE_PATHNAME', 'tierlimit_key_changed' LANGUAGE C;
+	AS 'MODULE_PATHNAME', 'tierlimit_key_changed_1_0' LANGUAGE C;
 
-COMMENT ON FUNCTION tierlimit.tiers_changed() IS 'Trigger: makes all sessions read the tiers again at commit';
-COMMENT ON FUNCTION tierlimit.limits_changed() IS 'Trigger: no tier may have too many limits';
-COMMENT ON FUNCTION tierlimit.key_changed() IS 'Trigger: makes the next call of a key read its row again';
+COMMENT ON FUNCTION tierlimit.tiers_changed() IS 'Trigger: makes all sessions read the tables again at commit; numbers are whole, and a tier''s limits not too many';
+COMMENT ON FUNCTION tierlimit.key_changed() IS 'Trigger: makes the next call of a key read its row again; a key keeps its name, and a time zone exists';
 
 -- Row by row, since logical replication fires no statement triggers but those of
 -- TRUNCATE; and ALWAYS, so that it does fire these.  Before a row changes, so
@@ -168,9 +203,6 @@ BEGIN
 END
 $$;
 
-CREATE TRIGGER counted AFTER INSERT OR UPDATE ON tierlimit.tier_limit
-	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.limits_changed();
-
 --
 -- The request log
 --
@@ -198,6 +230,9 @@ ALTER TABLE tierlimit.request_log_default REPLICA IDENTITY FULL;
 COMMENT ON TABLE tierlimit.request_log IS 'Decisions: what windows are rebuilt from, and bills made';
 COMMENT ON COLUMN tierlimit.request_log.at IS 'when it was decided; of calls that share a row, the youngest';
 COMMENT ON COLUMN tierlimit.request_log.account IS 'under whose name it was counted; NULL: the key''s own';
+COMMENT ON COLUMN tierlimit.request_log.key IS 'NULL: there was none, or none that is known';
+COMMENT ON COLUMN tierlimit.request_log.endpoint IS 'a path is in normal form';
+COMMENT ON COLUMN tierlimit.request_log.ip IS 'of the caller; NULL: not known, or of several denied calls that share the row';
 COMMENT ON COLUMN tierlimit.request_log.error_code IS '0: admitted, or given back';
 COMMENT ON COLUMN tierlimit.request_log.requests IS 'how many calls; negative: given back';
 COMMENT ON COLUMN tierlimit.request_log.credits IS 'what they cost, or would have cost';
@@ -218,6 +253,7 @@ CREATE TABLE tierlimit.usage_hourly (
 ALTER TABLE tierlimit.usage_hourly REPLICA IDENTITY FULL;
 
 COMMENT ON TABLE tierlimit.usage_hourly IS 'Sums of the request log by hours that are over';
+COMMENT ON COLUMN tierlimit.usage_hourly.endpoint IS 'the pattern that matched; NULL: none did';
 COMMENT ON COLUMN tierlimit.usage_hourly.requests IS 'admitted calls, less those given back';
 COMMENT ON COLUMN tierlimit.usage_hourly.credits IS 'of the admitted calls';
 COMMENT ON COLUMN tierlimit.usage_hourly.denied IS 'denied calls';
@@ -363,6 +399,19 @@ CREATE FUNCTION tierlimit.saturated(value numeric) RETURNS bigint
 
 COMMENT ON FUNCTION tierlimit.saturated(numeric) IS 'The nearest bigint';
 
+-- Sums are kept for good, so whoever is not known chooses nothing in them: of
+-- endpoints they have the patterns that match, and no key that nobody knows.
+CREATE FUNCTION tierlimit.endpoint_pattern(endpoint text) RETURNS text
+	AS 'MODULE_PATHNAME', 'tierlimit_endpoint_pattern_1_0'
+	LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+
+CREATE FUNCTION tierlimit.summed_key(key text, tier text, error_code integer) RETURNS text
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	RETURN CASE WHEN error_code = 0 OR tier IS NOT NULL THEN key END;
+
+COMMENT ON FUNCTION tierlimit.endpoint_pattern(text) IS 'The longest pattern that matches an endpoint; NULL: none does';
+COMMENT ON FUNCTION tierlimit.summed_key(text, text, integer) IS 'The key that a row of the log is summed up under; NULL: one that was refused as unknown';
+
 -- Sum up what was decided before a time, and wasn't summed up before: whole minutes.
 -- What the log writer is just writing is waited for, and what it writes later
 -- comes late: it asks how far the sums are when its rows are there.  That takes a
@@ -383,7 +432,7 @@ BEGIN
 	END IF;
 
 	INSERT INTO tierlimit.usage_hourly AS u (hour, key, tier, endpoint, requests, credits, denied)
-	SELECT date_trunc('hour', at, 'UTC'), key, tier, endpoint,
+	SELECT date_trunc('hour', at, 'UTC'), tierlimit.summed_key(key, tier, error_code), tier, tierlimit.endpoint_pattern(endpoint),
 		coalesce(sum(requests) FILTER (WHERE error_code = 0), 0),
 		tierlimit.saturated(coalesce(sum(credits) FILTER (WHERE error_code = 0), 0)),
 		coalesce(sum(requests) FILTER (WHERE error_code <> 0), 0)
@@ -404,7 +453,7 @@ END
 $$;
 
 CREATE FUNCTION tierlimit.is_log_writer() RETURNS boolean
-	AS 'MODULE_PATHNAME', 'tierlimit_is_log_writer'
+	AS 'MODULE_PATHNAME', 'tierlimit_is_log_writer_1_0'
 	LANGUAGE C STABLE PARALLEL RESTRICTED;
 
 COMMENT ON FUNCTION tierlimit.is_log_writer() IS 'Whether this process writes the request log';
@@ -420,7 +469,7 @@ BEGIN
 		RAISE SQLSTATE '55000' USING MESSAGE = 'sum_late_rows() is for the log writer alone';
 	END IF;
 	INSERT INTO tierlimit.usage_hourly AS u (hour, key, tier, endpoint, requests, credits, denied)
-	SELECT date_trunc('hour', at, 'UTC'), key, tier, endpoint,
+	SELECT date_trunc('hour', at, 'UTC'), tierlimit.summed_key(key, tier, error_code), tier, tierlimit.endpoint_pattern(endpoint),
 		coalesce(sum(requests) FILTER (WHERE error_code = 0), 0),
 		tierlimit.saturated(coalesce(sum(credits) FILTER (WHERE error_code = 0), 0)),
 		coalesce(sum(requests) FILTER (WHERE error_code <> 0), 0)
@@ -489,13 +538,13 @@ COMMENT ON COLUMN tierlimit.verification.logged IS 'by the request log';
 
 CREATE FUNCTION tierlimit.verify(key text DEFAULT NULL)
 	RETURNS SETOF tierlimit.verification
-	AS 'MODULE_PATHNAME', 'tierlimit_verify'
+	AS 'MODULE_PATHNAME', 'tierlimit_verify_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION tierlimit.verify(text) IS 'What memory counts against what the request log says: of a key or account, or of all that are in memory';
 
 CREATE FUNCTION tierlimit.log_flush() RETURNS void
-	AS 'MODULE_PATHNAME', 'tierlimit_log_flush'
+	AS 'MODULE_PATHNAME', 'tierlimit_log_flush_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION tierlimit.log_flush() IS 'Wait until all that was decided before is in the request log';
@@ -509,6 +558,8 @@ COMMENT ON FUNCTION tierlimit.sum_late_rows(timestamptz[], text[], text[], text[
 --
 -- Checking and counting
 --
+-- What charges, or gives back, costs more than anything else in a WHERE clause, so
+-- that the planner asks it last, of rows that pass all other conditions.
 
 CREATE TYPE tierlimit.decision AS (
 	allowed boolean,
@@ -540,40 +591,40 @@ COMMENT ON COLUMN tierlimit.decision.repeated IS 'the first answer to this reque
 CREATE FUNCTION tierlimit.check(key text, tier text DEFAULT NULL, cost bigint DEFAULT 1,
 		endpoint text DEFAULT NULL, request_id text DEFAULT NULL)
 	RETURNS tierlimit.decision
-	AS 'MODULE_PATHNAME', 'tierlimit_check'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+	AS 'MODULE_PATHNAME', 'tierlimit_check_1_0'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 10000;
 
 CREATE FUNCTION tierlimit.authorize(api_key text, endpoint text DEFAULT NULL, ip inet DEFAULT NULL,
 		cost bigint DEFAULT NULL, request_id text DEFAULT NULL)
 	RETURNS tierlimit.decision
-	AS 'MODULE_PATHNAME', 'tierlimit_authorize'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+	AS 'MODULE_PATHNAME', 'tierlimit_authorize_1_0'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 10000;
 
 CREATE FUNCTION tierlimit.peek(key text, tier text DEFAULT NULL, cost bigint DEFAULT 1)
 	RETURNS tierlimit.decision
-	AS 'MODULE_PATHNAME', 'tierlimit_peek'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+	AS 'MODULE_PATHNAME', 'tierlimit_peek_1_0'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100;
 
 CREATE FUNCTION tierlimit.check_many(keys text[], tier text DEFAULT NULL, cost bigint DEFAULT 1)
 	RETURNS SETOF tierlimit.decision
-	AS 'MODULE_PATHNAME', 'tierlimit_check_many'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 100;
+	AS 'MODULE_PATHNAME', 'tierlimit_check_many_1_0'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 10000 ROWS 100;
 
 CREATE FUNCTION tierlimit.refund(key text, cost bigint DEFAULT 1, requests integer DEFAULT 1,
 		request_id text DEFAULT NULL)
 	RETURNS bigint
-	AS 'MODULE_PATHNAME', 'tierlimit_refund'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+	AS 'MODULE_PATHNAME', 'tierlimit_refund_1_0'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 10000;
 
 CREATE FUNCTION tierlimit.reset(key text) RETURNS void
-	AS 'MODULE_PATHNAME', 'tierlimit_reset'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+	AS 'MODULE_PATHNAME', 'tierlimit_reset_1_0'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 10000;
 
 CREATE FUNCTION tierlimit.usage(key text, tier text DEFAULT NULL)
 	RETURNS TABLE (limit_name text, unit text, kind text, period interval,
 		"limit" bigint, used bigint, remaining bigint, resets_at timestamptz)
-	AS 'MODULE_PATHNAME', 'tierlimit_usage'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE ROWS 4;
+	AS 'MODULE_PATHNAME', 'tierlimit_usage_1_0'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100 ROWS 4;
 
 COMMENT ON FUNCTION tierlimit.check(text, text, bigint, text, text) IS 'Count a call if it fits into all limits of its tier';
 COMMENT ON FUNCTION tierlimit.authorize(text, text, inet, bigint, text) IS 'The whole gate in front of an API: check a secret, its key, tier, endpoint and address';
@@ -590,20 +641,20 @@ COMMENT ON FUNCTION tierlimit.usage(text, text) IS 'What is used and left in eac
 -- Not PARALLEL SAFE: they see what was committed after the query began, which
 -- parallel workers can't.
 CREATE FUNCTION tierlimit.headers(decision tierlimit.decision) RETURNS jsonb
-	AS 'MODULE_PATHNAME', 'tierlimit_headers'
+	AS 'MODULE_PATHNAME', 'tierlimit_headers_1_0'
 	LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 
 -- (reads the clock)
 CREATE FUNCTION tierlimit.status(decision tierlimit.decision) RETURNS jsonb
-	AS 'MODULE_PATHNAME', 'tierlimit_status'
+	AS 'MODULE_PATHNAME', 'tierlimit_status_1_0'
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 
 CREATE FUNCTION tierlimit.error_body(decision tierlimit.decision) RETURNS jsonb
-	AS 'MODULE_PATHNAME', 'tierlimit_error_body'
+	AS 'MODULE_PATHNAME', 'tierlimit_error_body_1_0'
 	LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 
 CREATE FUNCTION tierlimit.problem(decision tierlimit.decision) RETURNS jsonb
-	AS 'MODULE_PATHNAME', 'tierlimit_problem'
+	AS 'MODULE_PATHNAME', 'tierlimit_problem_1_0'
 	LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION tierlimit.headers(tierlimit.decision) IS 'Response headers: the governing limit, and when to try again';
@@ -618,11 +669,11 @@ COMMENT ON FUNCTION tierlimit.problem(tierlimit.decision) IS 'The body of a refu
 CREATE FUNCTION tierlimit.create_key(name text, tier text, account text DEFAULT NULL,
 		description text DEFAULT NULL)
 	RETURNS text
-	AS 'MODULE_PATHNAME', 'tierlimit_create_key'
+	AS 'MODULE_PATHNAME', 'tierlimit_create_key_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 CREATE FUNCTION tierlimit.rotate_key(name text) RETURNS text
-	AS 'MODULE_PATHNAME', 'tierlimit_rotate_key'
+	AS 'MODULE_PATHNAME', 'tierlimit_rotate_key_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION tierlimit.create_key(text, text, text, text) IS 'Register a key; returns its secret, which is shown this once';
@@ -649,21 +700,6 @@ BEGIN
 	RETURN CASE WHEN hop ~ '^[0-9A-Fa-f:.]+$' THEN hop::inet END;
 EXCEPTION WHEN data_exception THEN
 	RETURN NULL;
-END
-$$;
-
--- A path as PostgREST itself reads it: /%69tems is /items.
-CREATE FUNCTION tierlimit.percent_decoded(path text) RETURNS text
-	LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	IF strpos(path, '%') = 0 THEN
-		RETURN path;
-	END IF;
-	RETURN convert_from(string_agg(CASE WHEN part[1] ~ '^%..$' THEN decode(right(part[1], 2), 'hex')
-			ELSE convert_to(part[1], 'UTF8') END, '' ORDER BY n), 'UTF8')
-		FROM regexp_matches(path, '%[0-9A-Fa-f]{2}|%|[^%]+', 'g') WITH ORDINALITY AS m (part, n);
-EXCEPTION WHEN data_exception OR untranslatable_character THEN
-	RETURN path;
 END
 $$;
 
@@ -708,7 +744,7 @@ $$;
 -- reads are settings that PostgREST makes for each transaction, and two of the
 -- superuser's; that role has no say in which header it believes.
 CREATE FUNCTION tierlimit.pre_request() RETURNS void
-	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	LANGUAGE plpgsql COST 10000 SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	headers jsonb := nullif(current_setting('request.headers', true), '');
 	path text := nullif(current_setting('request.path', true), '');
@@ -722,7 +758,7 @@ BEGIN
 	END IF;
 	SELECT * INTO d FROM tierlimit.authorize(
 		tierlimit.sent_key(headers, current_setting('tierlimit.api_key_header', true)),
-		endpoint => tierlimit.percent_decoded(path),
+		endpoint => path,
 		ip => tierlimit.forwarded_for(headers ->> 'x-forwarded-for', proxies),
 		request_id => request_id);
 	IF d.allowed THEN
@@ -734,7 +770,6 @@ END
 $$;
 
 COMMENT ON FUNCTION tierlimit.forwarded_for(text, integer) IS 'The caller''s address by X-Forwarded-For, behind so many proxies';
-COMMENT ON FUNCTION tierlimit.percent_decoded(text) IS 'A path without percent-encoding; as it is if that is malformed';
 COMMENT ON FUNCTION tierlimit.sent_key(jsonb, text) IS 'The secret in the headers of a request';
 COMMENT ON FUNCTION tierlimit.add_response_headers(jsonb) IS 'Append headers to the response that PostgREST will send';
 COMMENT ON FUNCTION tierlimit.raise_refusal(tierlimit.decision) IS 'Make PostgREST answer with a refusal';
@@ -749,11 +784,11 @@ CREATE FUNCTION tierlimit.stat_counters(
 		OUT keys bigint, OUT memory_used bigint, OUT memory_total bigint,
 		OUT log_pending bigint, OUT log_written bigint, OUT log_lag interval,
 		OUT evictions bigint, OUT rebuilds bigint, OUT stats_reset timestamptz)
-	AS 'MODULE_PATHNAME', 'tierlimit_stat_counters'
+	AS 'MODULE_PATHNAME', 'tierlimit_stat_counters_1_0'
 	LANGUAGE C VOLATILE PARALLEL SAFE;
 
 CREATE FUNCTION tierlimit.stat_reset() RETURNS void
-	AS 'MODULE_PATHNAME', 'tierlimit_stat_reset'
+	AS 'MODULE_PATHNAME', 'tierlimit_stat_reset_1_0'
 	LANGUAGE C VOLATILE PARALLEL SAFE;
 
 CREATE VIEW tierlimit.stat AS SELECT * FROM tierlimit.stat_counters();
@@ -797,5 +832,18 @@ $$;
 
 COMMENT ON FUNCTION tierlimit.grant_postgrest(name) IS 'Grant a role that PostgREST impersonates what it needs for db-pre-request, and no more';
 
+CREATE FUNCTION tierlimit.grant_monitoring(role name) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	EXECUTE format('GRANT USAGE ON SCHEMA tierlimit TO %I', role);
+	EXECUTE format('GRANT SELECT ON tierlimit.stat TO %I', role);
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit.grant_monitoring(name) IS 'Grant a role the statistics, and no more';
+
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tierlimit FROM PUBLIC;
+-- Functions in a view are called as whoever reads it: this one asks for the right
+-- to read the view.
+GRANT EXECUTE ON FUNCTION tierlimit.stat_counters TO PUBLIC;
 REVOKE ALL ON TYPE tierlimit.decision, tierlimit.verification FROM PUBLIC;

@@ -38,10 +38,10 @@
 #define QUOTA_EXCEEDED_TYPE "https://iana.org/assignments/http-problem-types#quota-exceeded"
 #define QUOTA_EXCEEDED_TITLE "Request cannot be satisfied as assigned quota has been exceeded"
 
-PG_FUNCTION_INFO_V1(tierlimit_headers);
-PG_FUNCTION_INFO_V1(tierlimit_status);
-PG_FUNCTION_INFO_V1(tierlimit_error_body);
-PG_FUNCTION_INFO_V1(tierlimit_problem);
+PG_FUNCTION_INFO_V1(tierlimit_headers_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_status_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_error_body_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_problem_1_0);
 
 /* The columns of a decision; a text that is NULL is (Datum) 0. */
 typedef struct Row
@@ -235,7 +235,7 @@ add_number(Json *headers, const char *name, int64 value)
 
 /* headers(decision) */
 Datum
-tierlimit_headers(PG_FUNCTION_ARGS)
+tierlimit_headers_1_0(PG_FUNCTION_ARGS)
 {
 	Json		headers = {0};
 	Row			row;
@@ -283,7 +283,7 @@ add_timestamp(Json *status, TimestampTz at)
 
 /* status(decision) */
 Datum
-tierlimit_status(PG_FUNCTION_ARGS)
+tierlimit_status_1_0(PG_FUNCTION_ARGS)
 {
 	Json		status = {0};
 	TimestampTz decided_at;
@@ -316,7 +316,7 @@ tierlimit_status(PG_FUNCTION_ARGS)
 
 /* error_body(decision) */
 Datum
-tierlimit_error_body(PG_FUNCTION_ARGS)
+tierlimit_error_body_1_0(PG_FUNCTION_ARGS)
 {
 	Json		body = {0};
 	ErrorCode	error;
@@ -394,7 +394,7 @@ add_plain_type(Json *problem, const ErrorCode *error)
 
 /* problem(decision) */
 Datum
-tierlimit_problem(PG_FUNCTION_ARGS)
+tierlimit_problem_1_0(PG_FUNCTION_ARGS)
 {
 	Json		problem = {0};
 	ErrorCode	error;

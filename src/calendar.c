@@ -18,6 +18,9 @@
 #include "common/hashfn.h"
 #include "pgtime.h"
 #include "utils/datetime.h"
+#include "utils/formatting.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 /* An anchor on a zone's wall clock. */
@@ -36,10 +39,51 @@ find_timezone(const char *timezone)
 	return zone != NULL && pg_tz_acceptable(zone) ? zone : NULL;
 }
 
+/* The names of all time zones, in lower case. */
+static HTAB *timezone_names = NULL;
+
+/* Read them, which opens hundreds of files. */
+static void
+read_timezone_names(void)
+{
+	HASHCTL		control = {
+		.keysize = TZ_STRLEN_MAX + 1,
+		.entrysize = TZ_STRLEN_MAX + 1,
+		.hcxt = CacheMemoryContext
+	};
+	HTAB	   *names = hash_create("tierlimit time zones", 1024, &control,
+									HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
+	pg_tzenum  *zones = pg_tzenumerate_start();
+	pg_tz	   *zone;
+
+	while ((zone = pg_tzenumerate_next(zones)) != NULL)
+	{
+		const char *name = pg_get_timezone_name(zone);
+		char	   *key = asc_tolower(name, strlen(name));
+
+		(void) hash_search(names, key, HASH_ENTER, NULL);
+		pfree(key);
+	}
+	pg_tzenumerate_end(zones);
+	if (timezone_names != NULL)
+		hash_destroy(timezone_names);
+	timezone_names = names;
+}
+
+/* The default costs nothing; names may have come since we have read them. */
 bool
 calendar_knows_timezone(const char *timezone)
 {
-	return find_timezone(timezone) != NULL;
+	char	   *key = asc_tolower(timezone, strlen(timezone));
+
+	if (strcmp(key, "utc") == 0)
+		return true;
+	if (strlen(key) > TZ_STRLEN_MAX)
+		return false;
+	if (timezone_names == NULL ||
+		hash_search(timezone_names, key, HASH_FIND, NULL) == NULL)
+		read_timezone_names();
+	return hash_search(timezone_names, key, HASH_FIND, NULL) != NULL;
 }
 
 uint64

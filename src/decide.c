@@ -82,16 +82,7 @@ policy_for(const Question *question, Policy *policy)
 	policy->clock = clock_read();
 }
 
-Decision
-decide_nothing(const Question *question)
-{
-	tiers_refresh();
-	return decision_without_limit(0, PointerGetDatum(question->key),
-								  PointerGetDatum(question->tier),
-								  cost_of(question), clock_read().now);
-}
-
-/* The answer to who is refused. */
+/* The answer to who is refused, or not, before any limit is asked. */
 static Decision
 refusal(const Question *question, const Policy *policy, int64 cost)
 {
@@ -213,12 +204,39 @@ decide_by_charges(const Question *question, const Policy *policy,
 }
 
 Decision
+decide_unlimited(const Question *question, const Policy *policy)
+{
+	return refusal(question, policy, cost_of(question));
+}
+
+/*
+ * The same for who names a key.  The tier that the caller names need not exist,
+ * and a key need not be registered for it.
+ */
+static Decision
+decide_key_unlimited(const Question *question)
+{
+	Question	own = *question;
+	Decision	decision;
+	Policy		policy;
+
+	own.tier = NULL;
+	policy_for(&own, &policy);
+	if (policy.refusal == ERROR_KEY_INVALID && question->tier != NULL)
+		policy.refusal = 0;
+	decision = decide_unlimited(question, &policy);
+	if (question->tier != NULL && policy.refusal != ERROR_KEY_MISSING)
+		decision.tier = PointerGetDatum(question->tier);
+	return decision;
+}
+
+Decision
 decide(const Question *question)
 {
 	Policy		policy;
 
 	if (!tierlimit_enabled)
-		return decide_nothing(question);
+		return decide_key_unlimited(question);
 	policy_for(question, &policy);
 	if (policy.refusal != 0)
 		return decide_to_refuse(question, &policy);
@@ -233,7 +251,7 @@ decide_beforehand(const Question *question)
 	int64		cost;
 
 	if (!tierlimit_enabled)
-		return decide_nothing(question);
+		return decide_key_unlimited(question);
 	policy_for(question, &policy);
 	cost = cost_of(question);
 	if (policy.refusal != 0)

@@ -39,9 +39,11 @@ extern Decision decide_beforehand(const Question *question);
 /*
  * Parts of a decision, for those who find out for themselves what applies.
  *
- * Everything is admitted, if limits are off.
+ * What is decided while limits are off: the policy's refusal, or an admission.
+ * It is neither counted nor logged.
  */
-extern Decision decide_nothing(const Question *question);
+extern Decision decide_unlimited(const Question *question,
+								 const Policy *policy);
 
 /* Refuse with the policy's code. */
 extern Decision decide_to_refuse(const Question *question,

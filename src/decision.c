@@ -35,20 +35,22 @@ decision_without_limit(int32 error_code, Datum key, Datum tier, int64 cost,
 /*
  * The soonest that a client who counts in seconds can try again with success:
  * whole seconds, rounded up, at least 1; 0 if it would never succeed, or not
- * before its key expires.
+ * before its key expires, or time ends.
  */
 static int32
 retry_after(const Verdict *verdict, TimestampTz expires_at)
 {
 	int64		seconds;
 
-	if (verdict->free_at == WINDOW_NEVER)
+	if (verdict->free_at == WINDOW_NEVER ||
+		!IS_VALID_TIMESTAMP(verdict->free_at))
 		return 0;
 	seconds = Max((verdict->free_at - verdict->asked_at + USECS_PER_SEC - 1)
 				  / USECS_PER_SEC, 1);
-	if (verdict->asked_at + seconds * USECS_PER_SEC >= expires_at)
+	if (seconds > PG_INT32_MAX ||
+		verdict->asked_at + seconds * USECS_PER_SEC >= expires_at)
 		return 0;
-	return (int32) Min(seconds, PG_INT32_MAX);
+	return (int32) seconds;
 }
 
 Decision
@@ -105,7 +107,7 @@ decision_columns(const Decision *decision, Datum *values, bool *nulls)
 	nulls[DECISION_ERROR] = decision->allowed;
 	nulls[DECISION_KEY] = decision->key == (Datum) 0;
 	nulls[DECISION_TIER] = decision->tier == (Datum) 0;
-	nulls[DECISION_RESET_AT] = decision->resets_at == DT_NOEND;
+	nulls[DECISION_RESET_AT] = !IS_VALID_TIMESTAMP(decision->resets_at);
 }
 
 /*

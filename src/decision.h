@@ -24,7 +24,7 @@ typedef struct Decision
 	const TierLimit *limit;		/* the governing one, or NULL */
 	int64		remaining;		/* these three only with a limit */
 	int32		retry_after;	/* seconds; 0: NULL */
-	TimestampTz resets_at;		/* DT_NOEND: NULL */
+	TimestampTz resets_at;		/* DT_NOEND, or what no timestamp can be: NULL */
 	int64		cost;
 	TimestampTz decided_at;
 	bool		repeated;		/* the first answer to a request, again */

@@ -19,6 +19,7 @@
 #include "funcapi.h"
 #include "gate.h"
 #include "miscadmin.h"
+#include "path.h"
 #include "policy.h"
 #include "rebuild.h"
 #include "refund.h"
@@ -28,13 +29,14 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-PG_FUNCTION_INFO_V1(tierlimit_authorize);
-PG_FUNCTION_INFO_V1(tierlimit_check);
-PG_FUNCTION_INFO_V1(tierlimit_peek);
-PG_FUNCTION_INFO_V1(tierlimit_check_many);
-PG_FUNCTION_INFO_V1(tierlimit_refund);
-PG_FUNCTION_INFO_V1(tierlimit_reset);
-PG_FUNCTION_INFO_V1(tierlimit_usage);
+PG_FUNCTION_INFO_V1(tierlimit_authorize_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_check_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_peek_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_check_many_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_refund_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_reset_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_usage_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_endpoint_pattern_1_0);
 
 static void
 require_primary(const char *function)
@@ -110,6 +112,16 @@ request_id_argument(FunctionCallInfo fcinfo, int n)
 	return id == NULL || VARSIZE_ANY_EXHDR(id) == 0 ? NULL : id;
 }
 
+/*
+ * An endpoint, in the normal form of a path: so that nobody chooses a price, or
+ * a list to be on, by how it is spelt.
+ */
+static const text *
+endpoint_argument(FunctionCallInfo fcinfo, int n)
+{
+	return path_normal(text_argument(fcinfo, n));
+}
+
 /* For functions that are told, not asked: there must be a key. */
 static void
 require_key(const text *key)
@@ -120,9 +132,20 @@ require_key(const text *key)
 				 errmsg("key must not be null or empty")));
 }
 
+/* endpoint_pattern(endpoint) */
+Datum
+tierlimit_endpoint_pattern_1_0(PG_FUNCTION_ARGS)
+{
+	text	   *pattern = tiers_pattern(path_normal(PG_GETARG_TEXT_PP(0)));
+
+	if (pattern == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(pattern);
+}
+
 /* authorize(api_key, endpoint, ip, cost, request_id) */
 Datum
-tierlimit_authorize(PG_FUNCTION_ARGS)
+tierlimit_authorize_1_0(PG_FUNCTION_ARGS)
 {
 	Question	question = {0};
 	text	   *secret;
@@ -131,7 +154,7 @@ tierlimit_authorize(PG_FUNCTION_ARGS)
 	store_require();
 	require_primary("authorize");
 	secret = text_argument(fcinfo, 0);
-	question.endpoint = text_argument(fcinfo, 1);
+	question.endpoint = endpoint_argument(fcinfo, 1);
 	question.address = PG_ARGISNULL(2) ? NULL : PG_GETARG_INET_PP(2);
 	set_cost(&question, fcinfo, 3);
 	question.request_id = request_id_argument(fcinfo, 4);
@@ -142,7 +165,7 @@ tierlimit_authorize(PG_FUNCTION_ARGS)
 
 /* check(key, tier, cost, endpoint, request_id) */
 Datum
-tierlimit_check(PG_FUNCTION_ARGS)
+tierlimit_check_1_0(PG_FUNCTION_ARGS)
 {
 	Question	question = {0};
 	Decision	decision;
@@ -152,7 +175,7 @@ tierlimit_check(PG_FUNCTION_ARGS)
 	question.key = key_argument(fcinfo, 0);
 	question.tier = text_argument(fcinfo, 1);
 	set_cost(&question, fcinfo, 2);
-	question.endpoint = text_argument(fcinfo, 3);
+	question.endpoint = endpoint_argument(fcinfo, 3);
 	question.request_id = request_id_argument(fcinfo, 4);
 	decision = decide(&question);
 	limiter_wait_durable();
@@ -161,7 +184,7 @@ tierlimit_check(PG_FUNCTION_ARGS)
 
 /* peek(key, tier, cost) */
 Datum
-tierlimit_peek(PG_FUNCTION_ARGS)
+tierlimit_peek_1_0(PG_FUNCTION_ARGS)
 {
 	Question	question = {0};
 	Decision	decision;
@@ -220,7 +243,7 @@ raise_with_progress(MemoryContext context, Progress progress, int count)
 
 /* check_many(keys, tier, cost) */
 Datum
-tierlimit_check_many(PG_FUNCTION_ARGS)
+tierlimit_check_many_1_0(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	Question	question = {0};
@@ -292,7 +315,7 @@ policy_for_change(const text *key, Policy *policy)
 
 /* refund(key, cost, requests, request_id) */
 Datum
-tierlimit_refund(PG_FUNCTION_ARGS)
+tierlimit_refund_1_0(PG_FUNCTION_ARGS)
 {
 	text	   *key;
 	int64		cost;
@@ -319,7 +342,7 @@ tierlimit_refund(PG_FUNCTION_ARGS)
 
 /* reset(key) */
 Datum
-tierlimit_reset(PG_FUNCTION_ARGS)
+tierlimit_reset_1_0(PG_FUNCTION_ARGS)
 {
 	text	   *key;
 	Policy		policy;
@@ -352,7 +375,7 @@ put_usage(ReturnSetInfo *result, const TierLimit *limit, LimitUse use)
 	};
 	bool		nulls[lengthof(values)] = {0};
 
-	nulls[lengthof(values) - 1] = use.resets_at == DT_NOEND;
+	nulls[lengthof(values) - 1] = !IS_VALID_TIMESTAMP(use.resets_at);
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
@@ -404,7 +427,7 @@ charges_for_usage(const text *key, const text *tier, Policy *policy,
 
 /* usage(key, tier) */
 Datum
-tierlimit_usage(PG_FUNCTION_ARGS)
+tierlimit_usage_1_0(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	text	   *key;

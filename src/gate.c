@@ -64,12 +64,12 @@ gate_decide(const text *secret, Question *question)
 {
 	Policy		policy;
 
-	if (!tierlimit_enabled)
-		return decide_nothing(question);
 	if (decide_is_missing(secret))
 		policy_for_nobody(question, &policy);
 	else
 		policy_for_somebody(secret, question, &policy);
+	if (!tierlimit_enabled)
+		return decide_unlimited(question, &policy);
 	if (policy.refusal != 0)
 		return decide_to_refuse(question, &policy);
 	return charge_both(question, &policy);

@@ -159,6 +159,16 @@ merge_find(Merge *merge, LogRow *row, int64 stretch)
 	return entry->row;
 }
 
+LogRow *
+merge_lookup(Merge *merge, const LogRow *row, int64 stretch)
+{
+	MergeKey	key = key_of(row, stretch);
+	MergeEntry *entry = merge->rows == NULL ? NULL
+		: hash_search(merge->rows, &key, HASH_FIND, NULL);
+
+	return entry == NULL ? NULL : entry->row;
+}
+
 void
 merge_remove(Merge *merge, LogRow *row, int64 stretch)
 {
@@ -170,6 +180,9 @@ merge_remove(Merge *merge, LogRow *row, int64 stretch)
 void
 merge_into(LogRow *row, const LogRow *other)
 {
+	/* Denials of several addresses are no one address's. */
+	if (!same_address(row, other))
+		row->has_address = false;
 	row->at = Max(row->at, other->at);
 	row->requests += other->requests;
 	if (pg_add_s64_overflow(row->credits, other->credits, &row->credits))

@@ -22,9 +22,15 @@ extern void merge_reset(Merge *merge);
  * so many microseconds; if there is none, this one is added and returned.
  */
 extern LogRow *merge_find(Merge *merge, LogRow *row, int64 stretch);
+
+/* Likewise, but NULL if there is none. */
+extern LogRow *merge_lookup(Merge *merge, const LogRow *row, int64 stretch);
 extern void merge_remove(Merge *merge, LogRow *row, int64 stretch);
 
-/* Let a row stand for another one as well. */
+/*
+ * Let a row stand for another one as well; it keeps its address if both have
+ * the same one.
+ */
 extern void merge_into(LogRow *row, const LogRow *other);
 
 #endif							/* TIERLIMIT_MERGE_H */

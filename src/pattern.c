@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "common/hashfn.h"
+#include "path.h"
 #include "pattern.h"
 
 typedef struct PatternKey
@@ -25,6 +26,7 @@ typedef struct PatternKey
 typedef struct PatternEntry
 {
 	PatternKey	key;
+	const char *pattern;		/* as it was written */
 	int64		value;
 	uint32		hash;
 	char		status;			/* simplehash's */
@@ -106,41 +108,54 @@ add_length(PatternSet *set, int length)
 void
 pattern_add(PatternSet *set, const char *pattern, int64 value)
 {
+	char	   *spelt = path_pattern(pattern);
 	PatternKey	key = {0};
+	PatternEntry *entry;
 	bool		found;
 
-	key.bytes = MemoryContextStrdup(set->context, pattern);
-	key.length = strlen(pattern);
-	key.is_prefix = key.length > 0 && pattern[key.length - 1] == '*';
+	key.bytes = MemoryContextStrdup(set->context, spelt);
+	key.length = strlen(spelt);
+	key.is_prefix = key.length > 0 && spelt[key.length - 1] == '*';
 	if (key.is_prefix)
 		add_length(set, --key.length);
-	patterns_insert(set->patterns, key, &found)->value = value;
+	entry = patterns_insert(set->patterns, key, &found);
+	entry->pattern = MemoryContextStrdup(set->context, pattern);
+	entry->value = value;
+	pfree(spelt);
 }
 
-static bool
-find_key(const PatternSet *set, PatternKey key, int64 *value)
+/* The longest pattern that matches; NULL if none does. */
+static const PatternEntry *
+find_entry(const PatternSet *set, const char *endpoint, int length)
 {
-	PatternEntry *entry = patterns_lookup(set->patterns, key);
+	PatternKey	key = {endpoint, length, false};
+	const PatternEntry *entry = patterns_lookup(set->patterns, key);
 
-	if (entry != NULL)
-		*value = entry->value;
-	return entry != NULL;
+	key.is_prefix = true;
+	for (int i = 0; entry == NULL && i < set->nlengths; i++)
+	{
+		key.length = set->lengths[i];
+		if (key.length <= length)
+			entry = patterns_lookup(set->patterns, key);
+	}
+	return entry;
 }
 
 bool
 pattern_find(const PatternSet *set, const char *endpoint, int length,
 			 int64 *value)
 {
-	PatternKey	key = {endpoint, length, false};
+	const PatternEntry *entry = find_entry(set, endpoint, length);
 
-	if (find_key(set, key, value))
-		return true;
-	key.is_prefix = true;
-	for (int i = 0; i < set->nlengths; i++)
-	{
-		key.length = set->lengths[i];
-		if (key.length <= length && find_key(set, key, value))
-			return true;
-	}
-	return false;
+	if (entry != NULL)
+		*value = entry->value;
+	return entry != NULL;
+}
+
+const char *
+pattern_name(const PatternSet *set, const char *endpoint, int length)
+{
+	const PatternEntry *entry = find_entry(set, endpoint, length);
+
+	return entry == NULL ? NULL : entry->pattern;
 }

@@ -41,12 +41,17 @@ refusal_of(const KeyRecord *record, TimestampTz now)
 }
 
 /*
- * Look up the key, and the tier if the caller names one, both as they were at
- * one moment.  (First the tier: meanwhile the key is fetched from memory.)
+ * Look up the key, the tier (the one that the caller names, or else the key's)
+ * and that of addresses, all as they were at one moment: again, if tiers changed
+ * meanwhile.  A transaction that renames tiers, or inserts one with its keys, may
+ * have committed but not yet told us so: then what we know of tiers is too old.
+ * (First the caller's tier: meanwhile the key is fetched from memory.)
  */
 static void
 look_up(const text *tier, Policy *policy)
 {
+	KeyRecord  *record = &policy->record;
+
 	for (int attempt = 0; attempt < MAX_ATTEMPTS; attempt++)
 	{
 		uint64		version = tiers_version();
@@ -55,41 +60,25 @@ look_up(const text *tier, Policy *policy)
 		if (tier != NULL)
 			policy->tier = tiers_require(VARDATA_ANY(tier),
 										 VARSIZE_ANY_EXHDR(tier));
-		registry_look_up(&policy->charge.subject, &policy->record);
+		registry_look_up(&policy->charge.subject, record);
+		if (tier == NULL && record->registered)
+		{
+			policy->tier = tiers_find(record->tier, strlen(record->tier));
+			if (policy->tier == NULL)
+				tiers_forget();
+		}
+		tiers_look_for_addresses();
 		tiers_refresh();
 		if (tiers_version() == version)
 			return;
+		CHECK_FOR_INTERRUPTS();
 	}
+	if (policy->tier == NULL && record->registered)
+		(void) tiers_require(record->tier, strlen(record->tier));
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_IN_USE),
 			 errmsg("tiers change faster than they can be read"),
 			 errhint("Try again.")));
-}
-
-/*
- * The tier of a registered key; NULL, and no more registered, if its row has
- * gone.  A transaction that renames tiers, or inserts one with its keys, may
- * have committed but not yet told us so: then read both again.
- */
-static const Tier *
-find_tier_of_key(Policy *policy)
-{
-	const KeyRecord *record = &policy->record;
-
-	for (int attempt = 0; attempt < MAX_ATTEMPTS; attempt++)
-	{
-		const Tier *tier;
-
-		if (!record->registered)
-			return NULL;
-		tier = tiers_find(record->tier, strlen(record->tier));
-		if (tier != NULL)
-			return tier;
-		CHECK_FOR_INTERRUPTS();
-		tiers_forget();
-		look_up(NULL, policy);
-	}
-	return tiers_require(record->tier, strlen(record->tier));
 }
 
 /* Look up what the subject of the charge stands for, with the tier. */
@@ -99,8 +88,6 @@ begin_policy(Policy *policy, const text *tier)
 	policy->clock = clock_read();
 	store_prefetch_subject(policy->charge.subject.hash);
 	look_up(tier, policy);
-	if (policy->tier == NULL)
-		policy->tier = find_tier_of_key(policy);
 }
 
 /* Put down whether the key may call, and who is charged. */

@@ -31,8 +31,8 @@
 #define SECRET_LENGTH (TAG_LENGTH + 2 * RANDOM_BYTES)
 #define PREFIX_LENGTH (TAG_LENGTH + 8)
 
-PG_FUNCTION_INFO_V1(tierlimit_create_key);
-PG_FUNCTION_INFO_V1(tierlimit_rotate_key);
+PG_FUNCTION_INFO_V1(tierlimit_create_key_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_rotate_key_1_0);
 
 /* Of the statements: see write_secret(). */
 #define MAX_PARAMETERS 6
@@ -132,7 +132,7 @@ require_text(FunctionCallInfo fcinfo, int n, const char *argument)
 
 /* create_key(name, tier, account, description) */
 Datum
-tierlimit_create_key(PG_FUNCTION_ARGS)
+tierlimit_create_key_1_0(PG_FUNCTION_ARGS)
 {
 	text	   *tier;
 	text	   *secret;
@@ -149,7 +149,7 @@ tierlimit_create_key(PG_FUNCTION_ARGS)
 
 /* rotate_key(name) */
 Datum
-tierlimit_rotate_key(PG_FUNCTION_ARGS)
+tierlimit_rotate_key_1_0(PG_FUNCTION_ARGS)
 {
 	text	   *name = require_text(fcinfo, 0, "name");
 	text	   *secret = make_secret();

@@ -11,19 +11,38 @@
 
 #include "access/htup_details.h"
 #include "access/xlog.h"
+#include "catalog/namespace.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "log.h"
+#include "miscadmin.h"
 #include "store.h"
+#include "utils/acl.h"
+#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
-PG_FUNCTION_INFO_V1(tierlimit_stat_counters);
-PG_FUNCTION_INFO_V1(tierlimit_stat_reset);
-PG_FUNCTION_INFO_V1(tierlimit_log_flush);
+PG_FUNCTION_INFO_V1(tierlimit_stat_counters_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_stat_reset_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_log_flush_1_0);
+
+/*
+ * Everybody may call the function, since views call theirs as those who read
+ * them; it is the view that not everybody may read.
+ */
+static void
+require_view(const char *name)
+{
+	Oid			schema = get_namespace_oid("tierlimit", false);
+	Oid			view = get_relname_relid(name, schema);
+
+	if (!OidIsValid(view) ||
+		pg_class_aclcheck(view, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_VIEW, name);
+}
 
 /* stat_counters() */
 Datum
-tierlimit_stat_counters(PG_FUNCTION_ARGS)
+tierlimit_stat_counters_1_0(PG_FUNCTION_ARGS)
 {
 	StoreTotals totals;
 	QueueTotals	log;
@@ -31,6 +50,7 @@ tierlimit_stat_counters(PG_FUNCTION_ARGS)
 	Interval	lag = {0};
 	TupleDesc	desc;
 
+	require_view("stat");
 	store_require();
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
@@ -65,7 +85,7 @@ tierlimit_stat_counters(PG_FUNCTION_ARGS)
 
 /* stat_reset() */
 Datum
-tierlimit_stat_reset(PG_FUNCTION_ARGS)
+tierlimit_stat_reset_1_0(PG_FUNCTION_ARGS)
 {
 	(void) fcinfo;
 	store_require();
@@ -76,7 +96,7 @@ tierlimit_stat_reset(PG_FUNCTION_ARGS)
 
 /* log_flush() */
 Datum
-tierlimit_log_flush(PG_FUNCTION_ARGS)
+tierlimit_log_flush_1_0(PG_FUNCTION_ARGS)
 {
 	(void) fcinfo;
 	store_require();

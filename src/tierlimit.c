@@ -5,7 +5,7 @@
  *
  * A call of tierlimit.check() goes one way through these files:
  *
- *		functions.c		arguments in, rows out (decision.c)
+ *		functions.c		arguments in, rows out (decision.c); path.c: endpoints
  *		decide.c		from a question to a decision; gate.c: of authorize()
  *		policy.c		who is counted, and under which tier
  *		  registry.c	  what api_key says of the key, shared by all sessions

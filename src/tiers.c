@@ -4,9 +4,9 @@
  *		The tiers with their limits and endpoints, and the error codes, as
  *		this session remembers them.
  *
- * There are few tiers and they seldom change, so each session reads all of
- * them at once, and again after a change.  That makes "no such tier" as cheap
- * to know as a tier.
+ * A session reads a tier when it is asked for it, and remembers it, or that
+ * there is none, until some tier changes.  Prices and error codes, which each
+ * call needs, it reads at once, and again when they change.
  *
  * Triggers on the tables invalidate their relcache entries; that
  * message arrives, with PostgreSQL's own machinery, in the changing session
@@ -14,14 +14,15 @@
  * Our callback only marks what we have as stale, since it may run at any time,
  * even while we read.
  *
- * Memory: all of it hangs off one context below CacheMemoryContext, which is
- * replaced as a whole when a new one is complete.
+ * Memory: what is remembered of each kind hangs off one context below
+ * CacheMemoryContext, which is replaced as a whole.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "catalog/namespace.h"
+#include "catalog/pg_type.h"
 #include "query.h"
 #include "registry.h"
 #include "scope.h"
@@ -36,44 +37,80 @@
 
 #define MAX_KEY (MAX_TIER_LENGTH + 1)
 
+/* So many names are remembered that no tier has. */
+#define MAX_ABSENT 1000
+
 typedef struct TierEntry
 {
 	char		name[MAX_KEY];	/* hash key */
 	int			length;			/* of the name */
+	bool		exists;			/* if not, there is no more */
 	Tier		tier;
 } TierEntry;
 
-/* One reading of the tables. */
-typedef struct Tables
+/* What is remembered together, and forgotten. */
+typedef enum Part
 {
-	MemoryContext context;
-	HTAB	   *tiers;			/* of TierEntry */
-	TierEntry  *last_found;		/* mostly the next one, too; or NULL */
-	TierEntry  *address_tier;	/* NULL: there is none */
-	HTAB	   *error_codes;	/* of ErrorCode */
-	PatternSet *prices;			/* credits, by endpoint */
-} Tables;
+	PART_TIERS,
+	PART_ERROR_CODES,
+	PART_PRICES,
+	PART_PATTERNS,
+	NUM_PARTS
+} Part;
 
-static Tables current;
-static uint64 current_is_of = 0;	/* number of changes that it knows of */
-static uint64 changes = 1;		/* invalidations that concern it, so far */
+typedef struct Memory
+{
+	MemoryContext context;		/* NULL: nothing has been read yet */
+	uint64		is_of;			/* number of changes that it knows of */
+	uint64		changes;		/* invalidations that concern it, so far */
+} Memory;
 
-static const char *const watched_names[] = {
-	"tier", "tier_limit", "error_code", "endpoint", "tier_endpoint"
+static Memory memories[NUM_PARTS] = {
+	[PART_TIERS] = {.changes = 1},
+	[PART_ERROR_CODES] = {.changes = 1},
+	[PART_PRICES] = {.changes = 1},
+	[PART_PATTERNS] = {.changes = 1}
 };
 
-static Oid	watched[lengthof(watched_names)];
+/* All invalidations so far, and how many of them have been seen to. */
+static uint64 all_changes = 1;
+static uint64 seen_changes = 0;
+
+/* PART_TIERS */
+static HTAB *tiers;				/* of TierEntry, as far as asked for */
+static int	absent;				/* how many of them don't exist */
+static TierEntry *last_found;	/* mostly the next one, too; or NULL */
+static const TierEntry *address_tier;	/* if known; NULL: there is none */
+static bool address_tier_known;
+
+static HTAB *error_codes;		/* PART_ERROR_CODES: of ErrorCode */
+static PatternSet *prices;		/* PART_PRICES: credits, by endpoint */
+static PatternSet *patterns;	/* PART_PATTERNS: of all tables */
+
+static struct Watched
+{
+	const char *name;
+	Part		parts[2];		/* that change with the table */
+	Oid			relid;
+}			watched[] = {
+	{"tier", {PART_TIERS, PART_TIERS}, InvalidOid},
+	{"tier_limit", {PART_TIERS, PART_TIERS}, InvalidOid},
+	{"tier_endpoint", {PART_TIERS, PART_PATTERNS}, InvalidOid},
+	{"endpoint", {PART_PRICES, PART_PATTERNS}, InvalidOid},
+	{"error_code", {PART_ERROR_CODES, PART_ERROR_CODES}, InvalidOid}
+};
 
 static Statement tier_query = {
-	"SELECT t.name, l.name, l.kind, l.unit, l.period, l.max, l.enforce, l.error_code"
+	"SELECT t.name, l.name, l.kind, l.unit, l.period, l.max::pg_catalog.int8,"
+	" l.enforce, l.error_code"
 	" FROM tierlimit.tier t LEFT JOIN tierlimit.tier_limit l"
-	" ON l.tier OPERATOR(pg_catalog.=) t.name ORDER BY t.name, l.name", 0, {0}, NULL
+	" ON l.tier OPERATOR(pg_catalog.=) t.name"
+	" WHERE t.name OPERATOR(pg_catalog.=) $1", 1, {TEXTOID}, NULL
 };
 
 static Statement too_many_query = {
-	"SELECT tier FROM tierlimit.tier_limit GROUP BY tier"
-	" HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) "
-	CppAsString2(MAX_LIMITS), 0, {0}, NULL
+	"SELECT tier FROM tierlimit.tier_limit WHERE tier OPERATOR(pg_catalog.=) $1"
+	" LIMIT 1 OFFSET " CppAsString2(MAX_LIMITS), 1, {TEXTOID}, NULL
 };
 
 static Statement error_query = {
@@ -81,11 +118,17 @@ static Statement error_query = {
 };
 
 static Statement price_query = {
-	"SELECT endpoint, credits FROM tierlimit.endpoint", 0, {0}, NULL
+	"SELECT endpoint, credits::pg_catalog.int8 FROM tierlimit.endpoint", 0, {0}, NULL
 };
 
 static Statement endpoint_query = {
-	"SELECT tier, endpoint FROM tierlimit.tier_endpoint", 0, {0}, NULL
+	"SELECT endpoint FROM tierlimit.tier_endpoint"
+	" WHERE tier OPERATOR(pg_catalog.=) $1", 1, {TEXTOID}, NULL
+};
+
+static Statement pattern_query = {
+	"SELECT endpoint FROM tierlimit.endpoint"
+	" UNION SELECT endpoint FROM tierlimit.tier_endpoint", 0, {0}, NULL
 };
 
 static void
@@ -93,11 +136,13 @@ on_relcache_invalidation(Datum arg, Oid relid)
 {
 	(void) arg;
 	installation_forget(relid);
-	if (relid == InvalidOid)
-		changes++;
 	for (size_t i = 0; i < lengthof(watched); i++)
-		if (watched[i] == relid)
-			changes++;
+		if (relid == InvalidOid || watched[i].relid == relid)
+		{
+			memories[watched[i].parts[0]].changes++;
+			memories[watched[i].parts[1]].changes++;
+			all_changes++;
+		}
 }
 
 void
@@ -201,26 +246,19 @@ add_refund_window(Tier *tier)
 	tier->nwindows++;
 }
 
-/* The rows of one tier are first to last. */
+/* A tier that was asked for, by its rows. */
 static void
-add_tier(Tables *tables, int first, int last)
+make_tier(Tier *tier, int rows, MemoryContext context)
 {
-	char		key[MAX_KEY] = {0};
-	bool		has_limits = query_value(first, 2, (Datum) 0) != (Datum) 0;
-	TierEntry  *entry;
-	Tier	   *tier;
+	bool		has_limits = query_value(0, 2, (Datum) 0) != (Datum) 0;
 
-	strlcpy(key, query_string(first, 1), sizeof(key));
-	entry = hash_search(tables->tiers, key, HASH_ENTER, NULL);
-	entry->length = strlen(key);
-	tier = &entry->tier;
 	memset(tier, 0, sizeof(Tier));
-	tier->name = copy_text(first, 1, tables->context);
-	tier->nlimits = has_limits ? last - first + 1 : 0;
-	tier->limits = MemoryContextAllocZero(tables->context,
+	tier->name = copy_text(0, 1, context);
+	tier->nlimits = has_limits ? rows : 0;
+	tier->limits = MemoryContextAllocZero(context,
 										  (tier->nlimits + 1) * sizeof(TierLimit));
 	for (int i = 0; i < tier->nlimits; i++)
-		tier->limits[i] = read_limit(first + i, tables->context);
+		tier->limits[i] = read_limit(i, context);
 	qsort(tier->limits, tier->nlimits, sizeof(TierLimit), compare_limits);
 	tier->nwindows = tier->nlimits;
 	add_refund_window(tier);
@@ -238,79 +276,165 @@ report_too_many_limits(const char *tier)
 }
 
 void
-tiers_require_few_limits(void)
+tiers_require_few_limits(const text *tier)
 {
 	Reading		reading;
+	Datum		name = PointerGetDatum(tier);
 
 	query_begin(&reading);
-	query_run(&reading, &too_many_query, NULL);
+	query_run(&reading, &too_many_query, &name);
 	if (SPI_processed > 0)
 		report_too_many_limits(query_string(0, 1));
 	query_end(&reading);
 }
 
-static void
-read_tiers(Reading *reading, Tables *tables)
+/* A tier without rows includes all endpoints. */
+static PatternSet *
+read_endpoints(Reading *reading, Datum tier, MemoryContext context)
 {
-	int			first = 0;
-	int			rows;
+	PatternSet *set = NULL;
 
-	query_run(reading, &tier_query, NULL);
-	rows = (int) SPI_processed;
-	for (int row = 0; row < rows; row++)
+	query_run(reading, &endpoint_query, &tier);
+	for (int row = 0; row < (int) SPI_processed; row++)
 	{
-		if (row + 1 < rows &&
-			strcmp(query_string(row, 1), query_string(row + 1, 1)) == 0)
-			continue;
-		add_tier(tables, first, row);
-		first = row + 1;
+		if (set == NULL)
+			set = pattern_create(context);
+		pattern_add(set, query_string(row, 1), 1);
 	}
+	return set;
 }
 
-static void
-read_error_codes(Reading *reading, Tables *tables)
+/* Read a tier; false if there is none. */
+static bool
+read_tier(const char *name, Tier *tier)
 {
+	MemoryContext context = memories[PART_TIERS].context;
+	Reading		reading;
+	Datum		arg;
+	bool		found;
+
+	query_begin(&reading);
+	arg = CStringGetTextDatum(name);
+	query_run(&reading, &tier_query, &arg);
+	found = SPI_processed > 0;
+	if (found)
+	{
+		make_tier(tier, (int) SPI_processed, context);
+		tier->endpoints = read_endpoints(&reading, arg, context);
+	}
+	query_end(&reading);
+	return found;
+}
+
+/*
+ * A tier, or the lack of one; NULL for a lack that is not remembered.  What is
+ * read just when it changes is remembered, but forgotten with the next refresh.
+ */
+static TierEntry *
+find_entry(const char *name)
+{
+	TierEntry  *entry = hash_search(tiers, name, HASH_FIND, NULL);
+	Tier		tier;
+	bool		exists;
+
+	if (entry != NULL)
+		return entry;
+	exists = read_tier(name, &tier);
+	if (!exists && ++absent > MAX_ABSENT)
+		return NULL;
+	entry = hash_search(tiers, name, HASH_ENTER, NULL);
+	entry->length = strlen(name);
+	entry->exists = exists;
+	if (exists)
+		entry->tier = tier;
+	return entry;
+}
+
+static HTAB *
+read_error_codes(Reading *reading, MemoryContext context)
+{
+	HTAB	   *codes = create_table("tierlimit error codes", sizeof(int32),
+									 sizeof(ErrorCode), HASH_BLOBS, context);
+
 	query_run(reading, &error_query, NULL);
 	for (int row = 0; row < (int) SPI_processed; row++)
 	{
 		int32		code = DatumGetInt32(query_value(row, 1, (Datum) 0));
-		ErrorCode  *entry = hash_search(tables->error_codes, &code,
-										HASH_ENTER, NULL);
+		ErrorCode  *entry = hash_search(codes, &code, HASH_ENTER, NULL);
 
 		entry->http_status = DatumGetInt32(query_value(row, 2, (Datum) 0));
-		entry->name = copy_text(row, 3, tables->context);
-		entry->message = copy_text(row, 4, tables->context);
+		entry->name = copy_text(row, 3, context);
+		entry->message = copy_text(row, 4, context);
 	}
+	return codes;
 }
 
-static void
-read_prices(Reading *reading, Tables *tables)
+/* Patterns; without a second column, their values don't matter. */
+static PatternSet *
+read_patterns(Reading *reading, Statement *query, MemoryContext context)
 {
-	tables->prices = pattern_create(tables->context);
-	query_run(reading, &price_query, NULL);
+	PatternSet *set = pattern_create(context);
+
+	query_run(reading, query, NULL);
 	for (int row = 0; row < (int) SPI_processed; row++)
-		pattern_add(tables->prices, query_string(row, 1),
-					DatumGetInt64(query_value(row, 2, (Datum) 0)));
+		pattern_add(set, query_string(row, 1),
+					SPI_tuptable->tupdesc->natts < 2 ? 1
+					: DatumGetInt64(query_value(row, 2, (Datum) 0)));
+	return set;
 }
 
-/* A tier without rows includes all endpoints. */
+/* Read a part into this context. */
 static void
-read_endpoints(Reading *reading, Tables *tables)
+read_part(Part part, Reading *reading, MemoryContext context)
 {
-	query_run(reading, &endpoint_query, NULL);
-	for (int row = 0; row < (int) SPI_processed; row++)
+	switch (part)
 	{
-		char		key[MAX_KEY] = {0};
-		TierEntry  *entry;
-
-		strlcpy(key, query_string(row, 1), sizeof(key));
-		entry = hash_search(tables->tiers, key, HASH_FIND, NULL);
-		if (entry == NULL)
-			continue;
-		if (entry->tier.endpoints == NULL)
-			entry->tier.endpoints = pattern_create(tables->context);
-		pattern_add(entry->tier.endpoints, query_string(row, 2), 1);
+		case PART_TIERS:
+			tiers = create_table("tierlimit tiers", MAX_KEY,
+								 sizeof(TierEntry), HASH_STRINGS, context);
+			absent = 0;
+			last_found = NULL;
+			address_tier_known = false;
+			break;
+		case PART_ERROR_CODES:
+			error_codes = read_error_codes(reading, context);
+			break;
+		case PART_PRICES:
+			prices = read_patterns(reading, &price_query, context);
+			break;
+		case PART_PATTERNS:
+			patterns = read_patterns(reading, &pattern_query, context);
+			break;
+		case NUM_PARTS:
+			break;
 	}
+}
+
+/*
+ * Read a part anew if it is stale, into a context that dies with the
+ * transaction unless all goes well.  More changes may come while we read: they
+ * are for the next time.
+ */
+static void
+refresh_part(Part part)
+{
+	Memory	   *memory = &memories[part];
+	uint64		changes = memory->changes;
+	MemoryContext context;
+	Reading		reading;
+
+	if (memory->is_of == changes)
+		return;
+	query_begin(&reading);
+	context = AllocSetContextCreate(CurrentMemoryContext, "tierlimit tiers",
+									ALLOCSET_DEFAULT_SIZES);
+	read_part(part, &reading, context);
+	MemoryContextSetParent(context, CacheMemoryContext);
+	query_end(&reading);
+	if (memory->context != NULL)
+		MemoryContextDelete(memory->context);
+	memory->context = context;
+	memory->is_of = changes;
 }
 
 static void
@@ -319,108 +443,79 @@ watch_tables(void)
 	Oid			schema = get_rel_namespace(installation()->scope.catalog);
 
 	for (size_t i = 0; i < lengthof(watched); i++)
-		watched[i] = get_relname_relid(watched_names[i], schema);
-}
-
-/*
- * Read the tables into a context that dies with the transaction unless it
- * becomes the current one.
- */
-static Tables
-read_tables(void)
-{
-	Tables		tables;
-	Reading		reading;
-
-	query_begin(&reading);
-	tables.context = AllocSetContextCreate(CurrentMemoryContext,
-										   "tierlimit tiers",
-										   ALLOCSET_DEFAULT_SIZES);
-	tables.last_found = NULL;
-	tables.tiers = create_table("tierlimit tiers", MAX_KEY,
-								sizeof(TierEntry), HASH_STRINGS,
-								tables.context);
-	tables.error_codes = create_table("tierlimit error codes", sizeof(int32),
-									  sizeof(ErrorCode), HASH_BLOBS,
-									  tables.context);
-	read_tiers(&reading, &tables);
-	read_error_codes(&reading, &tables);
-	read_prices(&reading, &tables);
-	read_endpoints(&reading, &tables);
-	tables.address_tier = hash_search(tables.tiers, ADDRESS_TIER, HASH_FIND,
-									  NULL);
-	MemoryContextSetParent(tables.context, CacheMemoryContext);
-	query_end(&reading);
-	return tables;
+		watched[i].relid = get_relname_relid(watched[i].name, schema);
 }
 
 void
 tiers_refresh(void)
 {
 	AcceptInvalidationMessages();
-	if (unlikely(current_is_of != changes))
+	if (unlikely(seen_changes != all_changes))
 	{
-		uint64		seen = changes; /* more may come while we read: they are
-									 * for the next call */
-		Tables		fresh;
+		uint64		changes = all_changes;
 
 		watch_tables();
-		fresh = read_tables();
-		if (current.context != NULL)
-			MemoryContextDelete(current.context);
-		current = fresh;
-		current_is_of = seen;
+		for (int part = 0; part < PART_PATTERNS; part++)
+			refresh_part(part);
+		seen_changes = changes;
 	}
 }
 
 uint64
 tiers_version(void)
 {
-	return current_is_of;
+	return memories[PART_TIERS].is_of;
 }
 
 void
 tiers_forget(void)
 {
-	changes++;
+	memories[PART_TIERS].changes++;
+	all_changes++;
 }
 
-static void
-require_few_limits(const TierEntry *entry)
+static const Tier *
+tier_of_entry(const TierEntry *entry)
 {
+	if (entry == NULL || !entry->exists)
+		return NULL;
 	if (entry->tier.nlimits > MAX_LIMITS)
 		report_too_many_limits(entry->name);
+	return &entry->tier;
 }
 
 const Tier *
 tiers_find(const char *name, int length)
 {
 	char		key[MAX_KEY];
-	TierEntry  *entry = current.last_found;
 
-	if (entry != NULL && length == entry->length &&
-		memcmp(entry->name, name, length) == 0)
-		return &entry->tier;
+	if (last_found != NULL && length == last_found->length &&
+		memcmp(last_found->name, name, length) == 0)
+		return tier_of_entry(last_found);
 
 	if (length >= MAX_KEY)
 		return NULL;
 	memcpy(key, name, length);
 	key[length] = '\0';
-	entry = hash_search(current.tiers, key, HASH_FIND, NULL);
-	if (entry == NULL)
-		return NULL;
-	require_few_limits(entry);
-	current.last_found = entry;
-	return &entry->tier;
+	last_found = find_entry(key);
+	return tier_of_entry(last_found);
+}
+
+void
+tiers_look_for_addresses(void)
+{
+	if (unlikely(!address_tier_known))
+	{
+		address_tier = find_entry(ADDRESS_TIER);
+		address_tier_known = true;
+	}
 }
 
 const Tier *
 tiers_for_addresses(void)
 {
-	if (current.address_tier == NULL)
-		return NULL;
-	require_few_limits(current.address_tier);
-	return &current.address_tier->tier;
+	tiers_look_for_addresses();
+	return tier_of_entry(address_tier);
 }
 
 const Tier *
@@ -455,15 +550,27 @@ tiers_price(const text *endpoint)
 	int64		credits = 1;
 
 	if (endpoint != NULL)
-		(void) pattern_find(current.prices, VARDATA_ANY(endpoint),
+		(void) pattern_find(prices, VARDATA_ANY(endpoint),
 							VARSIZE_ANY_EXHDR(endpoint), &credits);
 	return credits;
+}
+
+text *
+tiers_pattern(const text *endpoint)
+{
+	const char *name;
+
+	tiers_refresh();
+	refresh_part(PART_PATTERNS);
+	name = pattern_name(patterns, VARDATA_ANY(endpoint),
+						VARSIZE_ANY_EXHDR(endpoint));
+	return name == NULL ? NULL : cstring_to_text(name);
 }
 
 ErrorCode
 tiers_error_code(int32 code)
 {
-	ErrorCode  *entry = hash_search(current.error_codes, &code, HASH_FIND,
+	ErrorCode  *entry = hash_search(error_codes, &code, HASH_FIND,
 									NULL);
 	ErrorCode	unknown = {.code = code};
 

@@ -62,15 +62,16 @@ typedef struct ErrorCode
 
 /*
  * Take notice of all changes that were committed until now, and of this
- * transaction's own.  May read the tables, so no lock may be held.  What the
- * functions below return is valid until the next call of this one.
+ * transaction's own.  What the functions below return is valid until the next
+ * call of this one.  Like those that find a tier, it may read tables, so no
+ * lock may be held.
  */
 extern void tiers_refresh(void);
 
-/* Which reading of the tables is in force: another number for each. */
+/* Which state of the tiers is remembered: another number for each. */
 extern uint64 tiers_version(void);
 
-/* Have the next tiers_refresh() read the tables in any case. */
+/* Have the next tiers_refresh() forget the tiers in any case. */
 extern void tiers_forget(void);
 
 /* Find a tier by name; if there is none: NULL, or an ERROR. */
@@ -80,6 +81,9 @@ extern const Tier *tiers_require(const char *name, int length);
 /* The one named ADDRESS_TIER, which each call with an address asks for. */
 extern const Tier *tiers_for_addresses(void);
 
+/* Have it read now, so that it is of the same state as what was found before. */
+extern void tiers_look_for_addresses(void);
+
 /*
  * Whether a tier includes an endpoint, and what a call of it costs if nobody
  * says so.  No endpoint (NULL) is only included where every one is.
@@ -87,14 +91,20 @@ extern const Tier *tiers_for_addresses(void);
 extern bool tiers_include(const Tier *tier, const text *endpoint);
 extern int64 tiers_price(const text *endpoint);
 
+/*
+ * The longest pattern of any table that matches an endpoint, as it was written;
+ * NULL if none does.
+ */
+extern text *tiers_pattern(const text *endpoint);
+
 /* An error code; one that the table lacks gets all of these as well. */
 extern ErrorCode tiers_error_code(int32 code);
 
 /*
- * Raise an ERROR if this transaction has given a tier more limits than
+ * Raise an ERROR if this transaction has given the tier more limits than
  * MAX_LIMITS.  (Two transactions at once could; then tiers_find() does.)
  */
-extern void tiers_require_few_limits(void);
+extern void tiers_require_few_limits(const text *tier);
 
 /* Watch for changes; from _PG_init. */
 extern void tiers_init(void);

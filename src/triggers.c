@@ -20,20 +20,66 @@
 #include "tiers.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 
-PG_FUNCTION_INFO_V1(tierlimit_tiers_changed);
-PG_FUNCTION_INFO_V1(tierlimit_limits_changed);
-PG_FUNCTION_INFO_V1(tierlimit_key_changed);
+PG_FUNCTION_INFO_V1(tierlimit_tiers_changed_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_key_changed_1_0);
 
+/*
+ * The trigger functions are for our own tables, and some for one of them only
+ * (NULL: any): others have not the columns that they look at.
+ */
 static TriggerData *
-trigger_data(FunctionCallInfo fcinfo)
+trigger_data(FunctionCallInfo fcinfo, const char *table)
 {
+	TriggerData *data = (TriggerData *) fcinfo->context;
+	Relation	relation;
+	char	   *schema;
+
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function must be called as a trigger")));
-	return (TriggerData *) fcinfo->context;
+	relation = data->tg_relation;
+	schema = get_namespace_name(RelationGetNamespace(relation));
+	if (schema == NULL || strcmp(schema, "tierlimit") != 0 ||
+		(table != NULL && strcmp(RelationGetRelationName(relation), table) != 0))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("trigger function \"%s\" cannot be used on table \"%s\"",
+						get_func_name(fcinfo->flinfo->fn_oid),
+						RelationGetRelationName(relation)),
+				 errdetail("It is for the configuration tables of the extension \"tierlimit\" only.")));
+	return data;
+}
+
+static bool
+is_on(const TriggerData *data, const char *table)
+{
+	return strcmp(RelationGetRelationName(data->tg_relation), table) == 0;
+}
+
+/* What was accepted where it comes from is not asked again. */
+static bool
+is_replicated(void)
+{
+	return SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA;
+}
+
+/* Whether there is a row that is new, or has new values. */
+static bool
+has_new_row(const TriggerData *data)
+{
+	return TRIGGER_FIRED_FOR_ROW(data->tg_event) &&
+		!TRIGGER_FIRED_BY_DELETE(data->tg_event);
+}
+
+static HeapTuple
+new_row(const TriggerData *data)
+{
+	return TRIGGER_FIRED_BY_UPDATE(data->tg_event) ? data->tg_newtuple
+		: data->tg_trigtuple;
 }
 
 /* What a trigger returns: before a row, the row; after it, nothing. */
@@ -47,28 +93,6 @@ trigger_result(const TriggerData *data)
 	return PointerGetDatum(data->tg_trigtuple);
 }
 
-/*
- * Before and after each row of the tables that tiers.c reads, and after
- * TRUNCATE of them.
- */
-Datum
-tierlimit_tiers_changed(PG_FUNCTION_ARGS)
-{
-	TriggerData *data = trigger_data(fcinfo);
-
-	CacheInvalidateRelcache(data->tg_relation);
-	return trigger_result(data);
-}
-
-/* After each statement on tier_limit that may add limits to a tier. */
-Datum
-tierlimit_limits_changed(PG_FUNCTION_ARGS)
-{
-	(void) trigger_data(fcinfo);
-	tiers_require_few_limits();
-	return PointerGetDatum(NULL);
-}
-
 /* A text column of a row of the trigger's table; NULL for NULL. */
 static text *
 column_of(const TriggerData *data, HeapTuple row, const char *column)
@@ -79,6 +103,57 @@ column_of(const TriggerData *data, HeapTuple row, const char *column)
 									 &isnull);
 
 	return isnull ? NULL : DatumGetTextPP(value);
+}
+
+/*
+ * The row with a whole number in a column, which is a numeric: one that is a
+ * bigint would have a fraction rounded before anybody could object.
+ */
+static HeapTuple
+require_whole(const TriggerData *data, HeapTuple row, const char *column)
+{
+	TupleDesc	desc = data->tg_relation->rd_att;
+	int			number = SPI_fnumber(desc, column);
+	bool		isnull;
+	Datum		value = heap_getattr(row, number, desc, &isnull);
+	Datum		whole;
+
+	if (isnull)
+		return row;
+	whole = DirectFunctionCall1(int8_numeric,
+								DirectFunctionCall1(numeric_int8, value));
+	if (!DatumGetBool(DirectFunctionCall2(numeric_eq, value, whole)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must be a whole number", column),
+				 errdetail("It is %s.",
+						   DatumGetCString(DirectFunctionCall1(numeric_out, value)))));
+	return heap_modify_tuple_by_cols(row, desc, 1, &number, &whole, &isnull);
+}
+
+/*
+ * Before and after each row of the tables that tiers.c reads, and after
+ * TRUNCATE of them.
+ */
+Datum
+tierlimit_tiers_changed_1_0(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = trigger_data(fcinfo, NULL);
+
+	CacheInvalidateRelcache(data->tg_relation);
+	if (!has_new_row(data))
+		return trigger_result(data);
+	if (!TRIGGER_FIRED_BEFORE(data->tg_event))
+	{
+		if (is_on(data, "tier_limit") && !is_replicated())
+			tiers_require_few_limits(column_of(data, new_row(data), "tier"));
+		return PointerGetDatum(NULL);
+	}
+	if (is_on(data, "tier_limit"))
+		return PointerGetDatum(require_whole(data, new_row(data), "max"));
+	if (is_on(data, "endpoint"))
+		return PointerGetDatum(require_whole(data, new_row(data), "credits"));
+	return trigger_result(data);
 }
 
 /* Tell the registry that what is known by this column's value changes. */
@@ -117,29 +192,65 @@ change_keys(const TriggerData *data)
 		change_key(data, data->tg_newtuple);
 }
 
-/* That a time zone exists is nothing that a CHECK could ask the server. */
-static void
-require_timezone(const TriggerData *data, HeapTuple row)
+static bool
+is_changed(const TriggerData *data, const char *column)
 {
-	text	   *column = column_of(data, row, "billing_timezone");
-	char	   *name = column == NULL ? NULL : text_to_cstring(column);
+	text	   *before;
+	text	   *after = column_of(data, new_row(data), column);
 
-	if (name != NULL && !calendar_knows_timezone(name))
+	if (!TRIGGER_FIRED_BY_UPDATE(data->tg_event))
+		return true;
+	before = column_of(data, data->tg_trigtuple, column);
+	if (before == NULL || after == NULL)
+		return before != after;
+	return strcmp(text_to_cstring(before), text_to_cstring(after)) != 0;
+}
+
+/*
+ * That a time zone exists is nothing that a CHECK could ask the server.  Only its
+ * names will do: of what else the server accepts, '+03' is three hours west, and
+ * '+99' is nowhere.
+ */
+static void
+require_timezone(const TriggerData *data)
+{
+	text	   *column = column_of(data, new_row(data), "billing_timezone");
+
+	if (column != NULL && is_changed(data, "billing_timezone") &&
+		!calendar_knows_timezone(text_to_cstring(column)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("time zone \"%s\" not recognized", name),
-				 errhint("See the view pg_timezone_names.")));
+				 errmsg("time zone \"%s\" not recognized",
+						text_to_cstring(column)),
+				 errhint("Use a name of the view pg_timezone_names.")));
+}
+
+/* Windows, log and sums know a key by its name, so that it can't have another. */
+static void
+require_name(const TriggerData *data)
+{
+	if (TRIGGER_FIRED_BY_UPDATE(data->tg_event) && is_changed(data, "name"))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cannot rename key \"%s\"",
+						text_to_cstring(column_of(data, data->tg_trigtuple,
+												  "name"))),
+				 errdetail("What it has used is logged and counted under its name."),
+				 errhint("Register a new key. Keys with the same account share what is counted.")));
 }
 
 /* Before and after each row of api_key; see registry.c. */
 Datum
-tierlimit_key_changed(PG_FUNCTION_ARGS)
+tierlimit_key_changed_1_0(PG_FUNCTION_ARGS)
 {
-	TriggerData *data = trigger_data(fcinfo);
+	TriggerData *data = trigger_data(fcinfo, "api_key");
 
-	if (TRIGGER_FIRED_BEFORE(data->tg_event) &&
-		!TRIGGER_FIRED_BY_DELETE(data->tg_event))
-		require_timezone(data, (HeapTuple) DatumGetPointer(trigger_result(data)));
+	if (TRIGGER_FIRED_BEFORE(data->tg_event) && has_new_row(data) &&
+		!is_replicated())
+	{
+		require_name(data);
+		require_timezone(data);
+	}
 	change_keys(data);
 	return trigger_result(data);
 }

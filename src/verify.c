@@ -23,7 +23,7 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
-PG_FUNCTION_INFO_V1(tierlimit_verify);
+PG_FUNCTION_INFO_V1(tierlimit_verify_1_0);
 
 /* What a window of a subject counts. */
 typedef struct CountedWindow
@@ -297,7 +297,7 @@ compare_key(ReturnSetInfo *result, const text *key)
 
 /* verify(key) */
 Datum
-tierlimit_verify(PG_FUNCTION_ARGS)
+tierlimit_verify_1_0(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	text	   *key = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);

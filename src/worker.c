@@ -50,7 +50,7 @@
 
 PGDLLEXPORT void tierlimit_worker_main(Datum number);
 
-PG_FUNCTION_INFO_V1(tierlimit_is_log_writer);
+PG_FUNCTION_INFO_V1(tierlimit_is_log_writer_1_0);
 
 static LogQueue *queue = NULL;
 static MemoryContext worker_context;
@@ -388,7 +388,7 @@ pause_before_retry(void)
 
 /* is_log_writer(), for functions that nobody else is to call */
 Datum
-tierlimit_is_log_writer(PG_FUNCTION_ARGS)
+tierlimit_is_log_writer_1_0(PG_FUNCTION_ARGS)
 {
 	(void) fcinfo;
 	PG_RETURN_BOOL(queue != NULL);

@@ -10,7 +10,9 @@
  *
  * Denied calls are held back until their second is over, so that a flood of
  * them is a row a second; a writer that ends without having written them returns
- * them to the queue.  A batch's memory is bounded by WRITER_MAX_ROWS.
+ * them to the queue.  Whoever varies what rows are told apart by makes no more
+ * of them than MAX_ROWS_A_SECOND: see choose_row().  A batch's memory is bounded
+ * by WRITER_MAX_ROWS.
  *
  * Hourly sums are made from the log when an hour is over (upkeep.c).  A row
  * that comes later than that is added to them here.
@@ -40,6 +42,25 @@
 
 /* A denial may be a little late for its second. */
 #define HOLD_MARGIN (100 * 1000)
+
+/*
+ * So many rows of denied calls belong to a second at most: what exceeds the first
+ * number is summed up without endpoint and address, what exceeds the second one
+ * without the key, too.  The rest is for the sums of each error code.
+ */
+#define MAX_ROWS_A_SECOND 1000
+#define MAX_DETAILED_ROWS 800
+#define MAX_KEYED_ROWS 968
+
+/* How many rows of a second were held back. */
+typedef struct SecondCount
+{
+	int64		second;
+	int			rows;
+} SecondCount;
+
+/* Of the last seconds; denials come in about the order of their times. */
+#define COUNTED_SECONDS 64
 
 typedef struct HeldRow
 {
@@ -74,6 +95,7 @@ static Merge *alike_admitted;	/* of the batch */
 static Merge *alike_denied;		/* of those held back */
 static dlist_head held;			/* HeldRows, the oldest first */
 static int	held_count = 0;
+static SecondCount held_in[COUNTED_SECONDS];
 
 #define LOG_COLUMNS 11
 
@@ -158,23 +180,81 @@ note_added(HeldRow *held, const HeldRow *more)
 	held->added_credits += more->added_credits;
 }
 
+/* How many rows of this time's second were held back so far. */
+static int *
+held_in_second(TimestampTz at)
+{
+	int64		second = at / USECS_PER_SEC;
+	SecondCount *count = &held_in[(uint64) second % COUNTED_SECONDS];
+
+	if (count->second != second)
+	{
+		count->second = second;
+		count->rows = 0;
+	}
+	return &count->rows;
+}
+
+/*
+ * What is held back of a denial, if there is none like it yet, and so many rows
+ * of its second.
+ */
+static LogRow
+choose_row(const LogRow *row, int rows)
+{
+	LogRow		chosen = *row;
+	LogText		none = {NULL, 0};
+
+	if (rows < MAX_DETAILED_ROWS)
+		return chosen;
+	chosen.has_address = false;
+	chosen.texts[LOG_ENDPOINT] = none;
+	chosen.texts[LOG_REQUEST_ID] = none;
+	if (rows < MAX_KEYED_ROWS)
+		return chosen;
+	chosen.texts[LOG_KEY] = none;
+	chosen.texts[LOG_ACCOUNT] = none;
+	chosen.texts[LOG_TIER] = none;
+	return chosen;
+}
+
+/* The row like this one that is held back already; NULL if there is none. */
+static HeldRow *
+find_held(const LogRow *row)
+{
+	return (HeldRow *) merge_lookup(alike_denied, row, USECS_PER_SEC);
+}
+
 static void
 hold_back(const LogRow *row)
 {
-	HeldRow    *copy = copy_row(row);
-	LogRow	   *like = merge_find(alike_denied, &copy->row, USECS_PER_SEC);
+	static const int limits[] = {0, MAX_DETAILED_ROWS, MAX_KEYED_ROWS};
+	int		   *rows = held_in_second(row->at);
+	HeldRow    *like = NULL;
+	HeldRow    *copy;
+	LogRow		chosen;
 
-	if (like == &copy->row)
+	/* Whole, or as far as rows of its second were summed up. */
+	for (int i = 0; like == NULL && i < (int) lengthof(limits) &&
+		 (i == 0 || *rows >= limits[i]); i++)
 	{
-		copy->due = GetCurrentTimestamp() + HOLD_MARGIN +
-			USECS_PER_SEC - row->at % USECS_PER_SEC;
-		dlist_push_tail(&held, &copy->node);
-		held_count++;
+		chosen = choose_row(row, limits[i]);
+		like = find_held(&chosen);
+	}
+	copy = copy_row(&chosen);
+	if (like != NULL)
+	{
+		merge_into(&like->row, &copy->row);
+		note_added(like, copy);
+		pfree(copy);
 		return;
 	}
-	merge_into(like, row);
-	note_added((HeldRow *) like, copy);
-	pfree(copy);
+	(void) merge_find(alike_denied, &copy->row, USECS_PER_SEC);
+	copy->due = GetCurrentTimestamp() + HOLD_MARGIN +
+		USECS_PER_SEC - row->at % USECS_PER_SEC;
+	dlist_push_tail(&held, &copy->node);
+	held_count++;
+	(*rows)++;
 }
 
 /*

@@ -1,5 +1,19 @@
 -- The extension as it is installed.
+-- not into a schema that somebody else has made
+\set SHOW_CONTEXT never
+CREATE ROLE squatter;
+CREATE SCHEMA tierlimit AUTHORIZATION squatter;
 CREATE EXTENSION tierlimit;
+DROP SCHEMA tierlimit;
+DROP ROLE squatter;
+-- one that was left by the extension will do
+CREATE EXTENSION tierlimit;
+DROP EXTENSION tierlimit;
+CREATE EXTENSION tierlimit;
+
+-- C functions bear the version that they are of
+SELECT oid::regprocedure AS without_version FROM pg_proc
+WHERE pronamespace = 'tierlimit'::regnamespace AND probin IS NOT NULL AND prosrc !~ '^tierlimit_[a-z_]+_[0-9]+_[0-9]+$';
 
 -- every object says what it is for, but those that come with another: arrays,
 -- and the row types of tables (which are members from 17 on)
@@ -14,7 +28,7 @@ WHERE refclassid = 'pg_extension'::regclass
     WHERE classid = 'pg_type'::regclass AND c.reltype = objid AND c.relkind <> 'c')
 ORDER BY 1;
 
--- nothing is granted to PUBLIC
+-- nothing is granted to PUBLIC, but the function of a view, which asks for the view
 SELECT p.oid::regprocedure AS granted_to_public
 FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
 WHERE p.pronamespace = 'tierlimit'::regnamespace AND a.grantee = 0;

@@ -8,6 +8,11 @@ INSERT INTO tierlimit.tier_limit (tier, name, period, max, unit, enforce) VALUES
 	('log more', 'day', '1 day', 100, 'credits', true);
 INSERT INTO tierlimit.api_key (name, tier, account) VALUES ('log one', 'log', 'log acme'), ('log two', 'log', 'log acme');
 
+-- sums are by the pattern that matches best, whoever has it
+INSERT INTO tierlimit.endpoint VALUES ('/v1/*', 1);
+INSERT INTO tierlimit.tier VALUES ('log other');
+INSERT INTO tierlimit.tier_endpoint VALUES ('log other', '/v1/quot*');
+
 -- one row for an admitted call, one a second for denied ones alike
 SET tierlimit.now = '2026-05-01 12:00:00+00';
 SELECT allowed FROM tierlimit.check('log k', 'log', 2, '/v1/quotes', 'r-1');
@@ -39,6 +44,9 @@ SELECT count(*) FROM tierlimit.request_log WHERE key = 'log peek';
 SELECT hour, key, tier, endpoint, requests, credits, denied FROM tierlimit.usage_hourly WHERE key ~ '^log' ORDER BY key, tier, endpoint;
 SELECT sum(requests) FILTER (WHERE error_code = 0) AS requests, sum(requests) FILTER (WHERE error_code <> 0) AS denied FROM tierlimit.request_log WHERE key ~ '^log';
 SELECT sum(requests) AS requests, sum(denied) AS denied FROM tierlimit.usage_hourly WHERE key ~ '^log';
+
+DELETE FROM tierlimit.endpoint;
+DELETE FROM tierlimit.tier WHERE name = 'log other';
 
 -- a limit that a new tier brings counts what the log holds
 SELECT limit_name, used FROM tierlimit.usage('log k', 'log more');

@@ -48,6 +48,27 @@ SELECT tierlimit.grant_service('stranger');
 SET tierlimit.now = '2026-01-01 00:00:00+00';
 RESET ROLE;
 
+-- the statistics, to whoever may read them
+SET ROLE service;
+SELECT * FROM tierlimit.stat_counters();
+RESET ROLE;
+CREATE ROLE watcher;
+GRANT USAGE ON SCHEMA tierlimit TO watcher;
+GRANT SELECT ON tierlimit.stat TO watcher;
+SET ROLE watcher;
+SELECT checks > 0 AS checks FROM tierlimit.stat;
+SELECT checks > 0 AS checks FROM tierlimit.stat_counters();
+SELECT tierlimit.stat_reset();
+RESET ROLE;
+DROP OWNED BY watcher;
+SELECT tierlimit.grant_monitoring('watcher');
+SET ROLE watcher;
+SELECT checks > 0 AS checks FROM tierlimit.stat;
+SELECT allowed FROM tierlimit.check('served', 'free');
+RESET ROLE;
+DROP OWNED BY watcher;
+DROP ROLE watcher;
+
 -- objects of the same name in a schema in front change nothing
 CREATE SCHEMA trap;
 CREATE TABLE trap.api_key (name text, tier text);

@@ -117,6 +117,21 @@ SET tierlimit.now = '2026-08-02 00:00:00+00';
 SELECT * FROM tierlimit.check('k', 'no such tier');
 SELECT count(*) FILTER (WHERE allowed) FROM tierlimit.check_many(array_fill('k'::text, ARRAY[100]), 'free');
 SELECT limit_name, used FROM tierlimit.usage('k', 'free');
+-- but who a caller is, and whether they may call, is asked
+INSERT INTO tierlimit.api_key (name, tier, status, key_hash)
+SELECT 'off ' || s, 'free', s, sha256(('off ' || s)::bytea) FROM unnest('{active,disabled,payment_required,payment_expired}'::text[]) s;
+INSERT INTO tierlimit.tier_endpoint VALUES ('free', '/off');
+SELECT name, d.allowed, d.error_code, d.key, d.tier, d.limit_name FROM (SELECT 'off ' || s AS name
+	FROM unnest('{active,disabled,payment_required,payment_expired,unknown}'::text[]) s) n, tierlimit.authorize(name, '/off') d;
+SELECT error_code FROM tierlimit.authorize('off active', '/on');
+SELECT error_code FROM tierlimit.authorize(NULL, '/off');
+SELECT key, allowed, error_code, tier FROM tierlimit.check_many(ARRAY['off active', 'off disabled', 'unknown', NULL]);
+SELECT key, allowed, error_code, tier FROM tierlimit.check_many(ARRAY['off active', 'off disabled', 'unknown', NULL], 'pro');
+SELECT allowed, error_code FROM tierlimit.peek('off disabled');
+SELECT tierlimit.log_flush();
+SELECT count(*) FROM tierlimit.request_log WHERE key ~ '^off ';
+DELETE FROM tierlimit.tier_endpoint;
+DELETE FROM tierlimit.api_key WHERE name ~ '^off ';
 ALTER SYSTEM RESET tierlimit.enabled;
 SELECT pg_reload_conf();
 \c -

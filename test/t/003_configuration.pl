@@ -92,9 +92,10 @@ changes('key disabled', "answer('k')", 'big 2000',
 changes('key enabled and put into an account', "answer('k')", 'API_KEY_DISABLED big',
 	"$key SET status = 'active', tier = 'small', account = 'used up' WHERE name = 'k'",
 	"$full small 1000");
-changes('key renamed', "answer('k') || '/' || answer('l')",
+changes('key replaced by another', "answer('k') || '/' || answer('l')",
 	"$full small 1000/API_KEY_INVALID",
-	"$key SET name = 'l', account = NULL WHERE name = 'k'",
+	"DELETE FROM tierlimit.api_key WHERE name = 'k';
+	 INSERT INTO tierlimit.api_key (name, tier) VALUES ('l', 'small')",
 	"API_KEY_INVALID/$bare");
 changes('key expired', "answer('l')", $bare,
 	"$key SET expires_at = now() WHERE name = 'l'", 'API_KEY_PLAN_PAYMENT_EXPIRED small');

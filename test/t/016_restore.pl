@@ -20,6 +20,8 @@ INSERT INTO tierlimit.tier VALUES ('day');
 INSERT INTO tierlimit.tier_limit (tier, name, period, max, unit) VALUES
 	('day', 'day', '1 day', 100, 'requests'), ('day', 'week', '7 days', 1000, 'credits');
 INSERT INTO tierlimit.error_code (code, http_status, name, message) VALUES (2000, 429, 'SLOW', 'Slow down.');
+UPDATE tierlimit.error_code SET name = 'TOO_FAST', http_status = 420 WHERE code = 1008;
+INSERT INTO tierlimit.tier_limit (tier, name, period, max, error_code) VALUES ('day', 'referring', '30 days', 10000, 1008);
 INSERT INTO tierlimit.api_key (name, tier, account) VALUES ('acme', 'day', NULL), ('member', 'day', 'team');
 SELECT count(*) FROM tierlimit.check_many('{acme,acme,acme,member,member,nobody}', NULL, 3);
 SELECT tierlimit.refund('acme', 3);
@@ -69,7 +71,7 @@ for my $kind (sort keys %restore)
 	is(sql($tables{$_}, $kind), $before{$_}, "$kind: $_ is carried") for sort keys %tables;
 	is(sql($partitions, $kind), $before, "$kind: so are the partitions and their indexes");
 	is( sql("SELECT string_agg(used::text, ' ') FROM unnest('{acme,member}'::text[]) key, tierlimit.usage(key)", $kind),
-		'2 6 2 6', "$kind: what was counted is counted");
+		'2 6 2 2 6 2', "$kind: what was counted is counted");
 	is( sql("SELECT count(*) FROM tierlimit.check_many(array_fill('acme'::text, '{200}')) WHERE allowed", $kind),
 		'98', "$kind: it goes on counting");
 	is(differences($kind), '', "$kind: and logging");

@@ -1,0 +1,20 @@
+/*-------------------------------------------------------------------------
+ *
+ * path.h
+ *		One spelling for each path.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_PATH_H
+#define TIERLIMIT_PATH_H
+
+/*
+ * An endpoint as prices, lists and the log know it: a path in normal form, or
+ * what is no path as it is.  May be the same text; NULL for NULL.
+ */
+extern const text *path_normal(const text *endpoint);
+
+/* A pattern of paths with its characters spelt as those of a path are. */
+extern char *path_pattern(const char *pattern);
+
+#endif							/* TIERLIMIT_PATH_H */

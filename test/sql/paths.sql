@@ -1,0 +1,48 @@
+-- Paths have one spelling, whichever way a caller writes them.
+SET client_min_messages = warning;
+SET timezone = 'UTC';
+SET tierlimit.now = '2026-09-25 12:00:00+00';
+INSERT INTO tierlimit.tier VALUES ('path'), ('path list');
+INSERT INTO tierlimit.tier_endpoint VALUES ('path list', '/public/*'), ('path list', 'public'), ('path list', 'GET /public/*');
+INSERT INTO tierlimit.endpoint VALUES ('/public/*', 2), ('/items:all', 5), ('/café%2a', 7), ('/half%2', 11);
+INSERT INTO tierlimit.api_key (name, tier, key_hash) VALUES ('path', 'path', sha256('tl_path')), ('path list', 'path list', sha256('tl_path list'));
+
+-- what the log has of an endpoint, what it costs, and whether a list of '/public/*' includes it
+CREATE FUNCTION path(endpoint text) RETURNS TABLE (logged text, cost bigint, listed boolean) LANGUAGE plpgsql AS $$
+BEGIN
+	SELECT d.cost INTO cost FROM tierlimit.authorize('tl_path', endpoint, NULL, NULL, 'path ' || endpoint) d;
+	SELECT d.error_code = 0 INTO listed FROM tierlimit.authorize('tl_path list', endpoint) d;
+	PERFORM tierlimit.log_flush();
+	SELECT l.endpoint INTO logged FROM tierlimit.request_log l WHERE request_id = 'path ' || path.endpoint;
+	RETURN NEXT;
+END
+$$;
+SELECT given, p.* FROM unnest(ARRAY[
+	-- dot segments, plain and encoded
+	'/public/x', '/public/../admin/users', '/public/%2e%2e/admin', '/public/.%2E/admin', '/public/./x?y=1', '/./public/x',
+	'/public/..', '/public/.', '/public', '/../../public/x', '/..', '/public/...', '/public/..x', '/admin/../public/x',
+	-- empty segments
+	'//public//x', '/public//../x', '///', '/', '/public/', '/public/x/', '/public/x//',
+	-- characters that need no encoding, and those that do
+	'/%70ublic/x', '/public/%7e%41%2d', '/items%3aall', '/items:all', '/caf%c3%a9*', '/café%2A', '/public/ü ^', '/public/%c3%bc%20%5e',
+	-- a slash, a backslash and others stay encoded
+	'/public%2fx', '/public/..%2Fadmin', '/public/..%5cadmin', '/public/..\admin', '/%252e%252e/x', '/public/%3Fx%23%00',
+	-- what encodes nothing
+	'/public/%', '/public/%4', '/public/%zz', '/public/100%25', '/half%2',
+	-- query and fragment
+	'/public/x?a=/../b', '/public/x#/../b', '/public?/x', '/?', '/public/x?',
+	-- a method in front
+	'GET /public/x', 'GET /public/../admin', 'GET //public/x?y', 'GET/public/../x', 'GET public/../x',
+	-- what is no path
+	'', 'public', 'public/../x', 'a%41?b', 'https://example.com//x', '?', '*'
+	]) WITH ORDINALITY AS g (given, no), path(given) p ORDER BY no;
+-- check() is asked for prices, too
+SELECT allowed FROM tierlimit.check('path checked', 'path', NULL, '/items%3Aall?', 'path check');
+SELECT tierlimit.log_flush();
+SELECT endpoint FROM tierlimit.request_log WHERE request_id = 'path check';
+
+-- patterns are named as they were written
+SELECT e, tierlimit.endpoint_pattern(e) FROM unnest(ARRAY['/public/x', '/%70ublic/', '/public', '/café*', '/caf%C3%A9*', '/items%3Aall', NULL]) e;
+DELETE FROM tierlimit.endpoint;
+DELETE FROM tierlimit.api_key WHERE name ~ '^path';
+DELETE FROM tierlimit.tier WHERE name ~ '^path';
