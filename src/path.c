@@ -18,8 +18,10 @@
  *	- empty segments are left out, but a slash at the end stays;
  *	- then "." and ".." are resolved (section 5.2.4); above the root is the root.
  *
- * An encoded slash or backslash stays encoded, within its segment, and so does a
- * backslash.  A server that takes these for slashes must not be sent such paths.
+ * An encoded slash or backslash stays encoded, within its segment, and a backslash
+ * is encoded.  Some servers take these for slashes, so that /public/..%2Fadmin is
+ * /admin to them: path_with_slashes() says what they see, and lists and prices
+ * are asked for both.
  *
  * A method in front, as in "GET /items", stays.  What else does not begin with a
  * slash is a name of the service's own, and left alone.
@@ -181,6 +183,36 @@ path_normal(const text *endpoint)
 	bytes = to_utf8(bytes + method, &length);
 	append_spelt(&spelt, bytes, strcspn(bytes, "?#"), "/");
 	append_resolved(&normal, spelt.data);
+	return cstring_to_text_with_len(normal.data, normal.len);
+}
+
+const text *
+path_with_slashes(const text *path)
+{
+	const char *bytes = VARDATA_ANY(path);
+	int			length = VARSIZE_ANY_EXHDR(path);
+	int			method = method_length(bytes, length);
+	StringInfoData read;
+	StringInfoData normal;
+
+	if (length == method || bytes[method] != '/' ||
+		memchr(bytes, '%', length) == NULL)
+		return NULL;
+
+	initStringInfo(&read);
+	initStringInfo(&normal);
+	appendBinaryStringInfo(&normal, bytes, method);
+	for (int i = method; i < length; i++)
+	{
+		int			decoded = decode(bytes + i, bytes + length);
+		bool		slash = decoded == '/' || decoded == '\\';
+
+		appendStringInfoChar(&read, slash ? '/' : bytes[i]);
+		i += slash ? 2 : 0;
+	}
+	if (read.len == length - method)
+		return NULL;
+	append_resolved(&normal, read.data);
 	return cstring_to_text_with_len(normal.data, normal.len);
 }
 

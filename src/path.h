@@ -14,6 +14,12 @@
  */
 extern const text *path_normal(const text *endpoint);
 
+/*
+ * What a server sees in a path in normal form that takes encoded slashes, and
+ * backslashes, for slashes; NULL if there are none.
+ */
+extern const text *path_with_slashes(const text *path);
+
 /* A pattern of paths with its characters spelt as those of a path are. */
 extern char *path_pattern(const char *pattern);
 

@@ -23,6 +23,7 @@
 
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "path.h"
 #include "query.h"
 #include "registry.h"
 #include "scope.h"
@@ -532,27 +533,43 @@ tiers_require(const char *name, int length)
 	return tier;
 }
 
+static bool
+find_pattern(const PatternSet *set, const text *endpoint, int64 *value)
+{
+	return pattern_find(set, VARDATA_ANY(endpoint),
+						VARSIZE_ANY_EXHDR(endpoint), value);
+}
+
+/* However the server reads the path. */
 bool
 tiers_include(const Tier *tier, const text *endpoint)
 {
+	const text *other;
 	int64		value;
 
 	if (tier->endpoints == NULL)
 		return true;
-	return endpoint == NULL ? pattern_find(tier->endpoints, "", 0, &value)
-		: pattern_find(tier->endpoints, VARDATA_ANY(endpoint),
-					   VARSIZE_ANY_EXHDR(endpoint), &value);
+	if (endpoint == NULL)
+		return pattern_find(tier->endpoints, "", 0, &value);
+	if (!find_pattern(tier->endpoints, endpoint, &value))
+		return false;
+	other = path_with_slashes(endpoint);
+	return other == NULL || find_pattern(tier->endpoints, other, &value);
 }
 
 int64
 tiers_price(const text *endpoint)
 {
+	const text *other = endpoint == NULL ? NULL : path_with_slashes(endpoint);
 	int64		credits = 1;
+	int64		other_credits = 1;
 
 	if (endpoint != NULL)
-		(void) pattern_find(prices, VARDATA_ANY(endpoint),
-							VARSIZE_ANY_EXHDR(endpoint), &credits);
-	return credits;
+		(void) find_pattern(prices, endpoint, &credits);
+	if (other == NULL)
+		return credits;
+	(void) find_pattern(prices, other, &other_credits);
+	return Max(credits, other_credits);
 }
 
 text *

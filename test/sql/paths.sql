@@ -25,8 +25,10 @@ SELECT given, p.* FROM unnest(ARRAY[
 	'//public//x', '/public//../x', '///', '/', '/public/', '/public/x/', '/public/x//',
 	-- characters that need no encoding, and those that do
 	'/%70ublic/x', '/public/%7e%41%2d', '/items%3aall', '/items:all', '/caf%c3%a9*', '/café%2A', '/public/ü ^', '/public/%c3%bc%20%5e',
-	-- a slash, a backslash and others stay encoded
-	'/public%2fx', '/public/..%2Fadmin', '/public/..%5cadmin', '/public/..\admin', '/%252e%252e/x', '/public/%3Fx%23%00',
+	-- a slash and a backslash stay encoded: lists and prices are asked for both readings
+	'/public%2fx', '/public/a%2Fb', '/public/..%2Fadmin', '/public/..%5cadmin', '/public/..\admin', '/admin/..%2fpublic/x', '/x%2f..%2Fitems:all', 'GET /public/..%2F',
+	-- others, too
+	'/%252e%252e/x', '/public/%3Fx%23%00',
 	-- what encodes nothing
 	'/public/%', '/public/%4', '/public/%zz', '/public/100%25', '/half%2',
 	-- query and fragment
