@@ -46,6 +46,10 @@ typedef struct DaysPlan
 static DaysPlan days_plans[MAX_DAYS_PLANS];
 static uint64 days_plans_used = 0;
 
+/* Days that timestamps have. */
+#define FIRST_DAY (DATETIME_MIN_JULIAN - POSTGRES_EPOCH_JDATE)
+#define LAST_DAY (TIMESTAMP_END_JULIAN - POSTGRES_EPOCH_JDATE)
+
 /*
  * Run as the owner, and so that nothing that somebody made run with it can
  * leave anything behind, such as a trigger for the end of the transaction.
@@ -98,9 +102,10 @@ text_for_days(const Statement *query, LogDays days)
 
 	initStringInfo(&condition);
 	appendStringInfoString(&condition, "true");
-	if (days.first != ALL_DAYS_BEFORE)
+	/* Before the first time and behind the last one there is nothing, either. */
+	if (days.first > FIRST_DAY)
 		append_day(&condition, ">=", days.first);
-	if (days.end != ALL_DAYS_AFTER)
+	if (days.end < LAST_DAY)
 		append_day(&condition, "<", days.end);
 	return psprintf(query->text, condition.data);
 }
