@@ -507,7 +507,9 @@ DECLARE
 	condition text := CASE kind
 		WHEN 0 THEN 'key COLLATE "C" = $1 AND account IS NULL'
 		WHEN 1 THEN 'account COLLATE "C" = $1'
-		WHEN 2 THEN 'ip <<= $1::inet' END;
+		WHEN 2 THEN 'ip <<= $1::inet'
+		WHEN 3 THEN 'key IS NULL AND ip <<= $1::inet'
+		WHEN 4 THEN 'key IS NULL AND ip IS NULL' END;
 BEGIN
 	EXECUTE format('WITH moved AS (DELETE FROM tierlimit.request_log
 			WHERE at > $2 AND error_code = 0 AND %s RETURNING *),

@@ -285,6 +285,26 @@ tierlimit_check_many_1_0(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
+/* Whether it is an address, and no key that was ever called has that name. */
+static bool
+names_address(const text *key, const Policy *policy)
+{
+	char		name[MAX_ADDRESS_NAME];
+
+	return !policy->record.registered && address_parse(key, name) > 0 &&
+		rebuild_tier(&policy->charge.subject) == NULL;
+}
+
+/* The address, or the first one of the network, that a text names. */
+static inet *
+address_inet(const text *value)
+{
+	char	   *name = palloc(MAX_ADDRESS_NAME);
+
+	(void) address_parse(value, name);
+	return DatumGetInetPP(DirectFunctionCall1(inet_in, CStringGetDatum(name)));
+}
+
 /*
  * Find out whose windows a key's are, to change them.  One that is not
  * registered has those of the tier that it was last called under; or else,
@@ -298,7 +318,13 @@ policy_for_change(const text *key, Policy *policy)
 	LogRow		row;
 
 	policy_for_key(key, NULL, policy);
-	if (policy->tier == NULL)
+	if (names_address(key, policy))
+	{
+		question.key = NULL;
+		question.address = address_inet(key);
+		policy->charge = policy_charge_address(question.address, &no_limits);
+	}
+	else if (policy->tier == NULL)
 	{
 		text	   *tier = rebuild_tier(&policy->charge.subject);
 

@@ -167,6 +167,8 @@ past_hash(const char *bytes, int length)
 	return hash_bytes_extended((const unsigned char *) bytes, length, 0);
 }
 
+#define NO_KEY past_hash("", 0)
+
 /* The hash of a text column of a row; 0 for NULL. */
 static uint64
 column_hash(int row, int column)
@@ -265,7 +267,8 @@ take_from(PastSum *sum, int64 *requests, int64 *credits)
 
 /*
  * Have the sum number i give back, of the older ones.  A sum of a minute has calls
- * of several keys if it is an account's: it serves for any of them.
+ * of several keys if it is an account's: it serves for any of them.  What names no
+ * key is given back to an address, whoever called from there.
  */
 static void
 give_back(Past *past, int i)
@@ -289,7 +292,7 @@ give_back(Past *past, int i)
 
 		if (row->call_at == 0)
 		{
-			if (sum->key == row->key || sum->key == 0)
+			if (sum->key == row->key || sum->key == 0 || row->key == NO_KEY)
 				take_from(sum, &requests, &credits);
 		}
 		/* The call's own row, or the sum of a minute that it is in. */

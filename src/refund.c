@@ -345,6 +345,8 @@ static Units
 give_back_claimed(const Charge *charge, Clock clock, Units wanted, LogRow *row)
 {
 	const SubjectName *subject = &charge->subject;
+	SubjectName names[MAX_CHARGES] = {*subject};
+	int			count = 1;
 	TimestampTz newest;
 	Units		units;
 
@@ -361,7 +363,10 @@ give_back_claimed(const Charge *charge, Clock clock, Units wanted, LogRow *row)
 	for (int unit = 0; unit < 2; unit++)
 		units.amount[unit] = Min(units.amount[unit], wanted.amount[unit]);
 	fill_row(row, time_after(subject, clock), units);
-	queue_row(subject, 1, subject, NULL, row);
+	if (subject->kind == SUBJECT_ADDRESS)
+		names[count++] = subject_name(subject->scope, SUBJECT_ANONYMOUS,
+									  subject->name, subject->length);
+	queue_row(names, count, &names[0], NULL, row);
 	return units;
 }
 
@@ -391,7 +396,7 @@ refund_newest(const Charge *charge, Clock clock, int64 cost, int64 requests,
 
 	wanted.amount[UNIT_CREDITS] = cost;
 	wanted.amount[UNIT_REQUESTS] = requests;
-	if (charge->subject.kind != SUBJECT_ACCOUNT && charge->tier->nwindows > 0)
+	if (charge->subject.kind == SUBJECT_KEY && charge->tier->nwindows > 0)
 	{
 		call_begin_refund(&call, charge, clock);
 		rebuild_subject(&call.works[0], clock);

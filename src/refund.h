@@ -15,7 +15,8 @@
 
 /*
  * Give back the newest counted calls and credits of the row's key, as many as
- * there are; returns the credits.
+ * there are; returns the credits.  Where the charge is an address's, it gives back
+ * of whoever called from there, and so does the caller from there without a key.
  */
 extern int64 refund_newest(const Charge *charge, Clock clock, int64 cost,
 						   int64 requests, LogRow *row);

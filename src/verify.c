@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "address.h"
 #include "claim.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -280,19 +281,36 @@ compare_all(ReturnSetInfo *result, Scope scope)
 	}
 }
 
-/* Whoever a key is counted as; and the account of that name, if there is one. */
+/* Compare what is in memory under a name, as a kind of subject. */
+static void
+compare_named(ReturnSetInfo *result, SubjectKind kind, const char *name,
+			  int length)
+{
+	SubjectName subject = subject_name(installation()->scope, kind, name, length);
+
+	compare(result, &subject, clock_read().now);
+}
+
+/*
+ * Whoever a key is counted as, and the account of that name, if there is one; an
+ * address, also as a caller without a key.
+ */
 static void
 compare_key(ReturnSetInfo *result, const text *key)
 {
+	char		address[MAX_ADDRESS_NAME];
+	int			length = address_parse(key, address);
 	Policy		policy;
-	SubjectName account;
 
 	policy_for_key(key, NULL, &policy);
 	compare(result, &policy.charge.subject, policy.clock.now);
-	account = subject_name(policy.charge.subject.scope, SUBJECT_ACCOUNT,
-						   VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key));
-	if (account.hash != policy.charge.subject.hash)
-		compare(result, &account, policy.clock.now);
+	if (policy.charge.subject.kind != SUBJECT_ACCOUNT)
+		compare_named(result, SUBJECT_ACCOUNT, VARDATA_ANY(key),
+					  VARSIZE_ANY_EXHDR(key));
+	if (policy.record.registered || length <= 0)
+		return;
+	compare_named(result, SUBJECT_ADDRESS, address, length);
+	compare_named(result, SUBJECT_ANONYMOUS, address, length);
 }
 
 /* verify(key) */

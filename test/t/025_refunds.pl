@@ -149,6 +149,31 @@ is(sql("SET tierlimit.now = '2026-02-01 00:02:00+00'; SELECT tierlimit.refund('m
 	'period: only what was counted in the running one is given back');
 
 #
+# Of an address
+#
+
+sql("INSERT INTO tierlimit.tier VALUES ('anonymous');
+	INSERT INTO tierlimit.tier_limit (tier, name, period, max) VALUES ('anonymous', 'hour', '1 hour', 50)");
+for my $case ([ '198.51.100.7', '198.51.100.7' ], [ '2001:db8:1:2:3::9', '2001:db8:1:2::/64' ])
+{
+	my ($ip, $name) = @$case;
+	my $of = "SELECT string_agg(used::text, ' ' ORDER BY u.limit) FROM tierlimit.usage('$name') u";
+
+	sql("SELECT tierlimit.authorize(NULL, '/x', '$ip'), tierlimit.authorize(NULL, '/x', '$ip')");
+	sql("SELECT tierlimit.authorize(secret, '/x', '$ip') FROM secret WHERE name = 'alone'");
+	is(sql($of), '2 3', "$name: counts calls with a key and without");
+	is(sql("SELECT count(*), sum(difference) FROM tierlimit.verify('$name')"), '2|0', "$name: can be verified");
+	is(sql("SELECT tierlimit.refund('$name')"), '1', "$name: the newest call is given back");
+	is(sql($of), '1 2', "$name: both have one call less");
+	forget();
+	is(sql($of), '1 2', "$name: the same after a restart");
+	sql("SELECT tierlimit.reset('$name')");
+	is(sql($of), '0 0', "$name: a reset");
+	forget();
+	is(sql($of), '0 0', "$name: also after a restart");
+}
+
+#
 # Large numbers
 #
 
