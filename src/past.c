@@ -113,8 +113,8 @@
 /* In which hour a key was last called, of those that are summed up. */
 static Statement last_hour = {
 	"SELECT hour FROM tierlimit.usage_hourly"
-	" WHERE key OPERATOR(pg_catalog.=) $1 AND requests OPERATOR(pg_catalog.<>) 0"
-	" ORDER BY hour DESC LIMIT 1", 1, {TEXTOID}, NULL
+	" WHERE key OPERATOR(pg_catalog.=) $1 ORDER BY hour DESC LIMIT 1",
+	1, {TEXTOID}, NULL
 };
 
 static Statement read_state = {
@@ -417,7 +417,11 @@ find_newest(Reading *reading, const SubjectName *subject, Datum *name)
 	return false;
 }
 
-/* The same for a key: sums know the day where it is not a late one. */
+/*
+ * The same for a key: in the days that may not be summed up yet, and then in the
+ * last one that sums know of.  Where it was but denied then, it has to be looked
+ * for.
+ */
 static bool
 find_newest_of_key(Reading *reading, const SubjectName *subject, Datum *name)
 {
@@ -432,7 +436,7 @@ find_newest_of_key(Reading *reading, const SubjectName *subject, Datum *name)
 	days.first = query_day(DatumGetTimestampTz(query_value(0, 1, (Datum) 0)));
 	days.end = days.first + 1;
 	query_run_log(reading, &newest_tier[subject->kind], days, name);
-	return SPI_processed > 0;
+	return SPI_processed > 0 || find_newest(reading, subject, name);
 }
 
 text *

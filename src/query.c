@@ -28,7 +28,6 @@
 #include "settings.h"
 #include "storage/proc.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
@@ -152,50 +151,36 @@ query_day(TimestampTz at)
 	return (int32) day;
 }
 
-/* Wait for locks for no longer than a call may wait. */
-static int
-limit_patience(void)
-{
-	int			level;
-
-	if (LockTimeout > 0 && LockTimeout <= CALL_PATIENCE / 1000)
-		return 0;
-	level = NewGUCNestLevel();
-	(void) set_config_option("lock_timeout",
-							 psprintf("%d", (int) (CALL_PATIENCE / 1000)),
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
-	return level;
-}
-
 void
 query_begin(Reading *reading)
 {
 	SPI_connect();
 	become_owner(&reading->caller, &reading->caller_security);
-	reading->patience_level = limit_patience();
 	PushActiveSnapshot(GetLatestSnapshot());
 	reading->snapshot = GetActiveSnapshot();
 }
 
+static void
+run_plan(Reading *reading, SPIPlanPtr plan, Datum *args)
+{
+	if (SPI_execute_snapshot(plan, args, NULL, reading->snapshot,
+							 InvalidSnapshot, false, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not run a query");
+}
+
 /*
- * Run a query, and release the locks that it took rather than keep them until
- * the end of the caller's transaction, which may be far away: the upkeep of the
- * log waits for these, and there are not so many to be had.
+ * Read some days of the log, and release the locks that it took rather than keep
+ * them until the end of the caller's transaction, which may be far away: the
+ * upkeep of the log waits for these, and there are not so many to be had.
  */
 static void
-run_and_unlock(Reading *reading, Statement *query, const LogDays *days,
-			   Datum *args)
+run_and_unlock(Reading *reading, Statement *query, LogDays days, Datum *args)
 {
 	ResourceOwner callers = CurrentResourceOwner;
 	ResourceOwner ours = ResourceOwnerCreate(callers, "tierlimit query");
-	SPIPlanPtr	plan;
 
 	CurrentResourceOwner = ours;
-	plan = days == NULL ? plan_of(query) : plan_for_days(query, *days);
-	if (SPI_execute_snapshot(plan, args, NULL, reading->snapshot,
-							 InvalidSnapshot, false, false, 0) != SPI_OK_SELECT)
-		elog(ERROR, "could not run query: %s", query->text);
+	run_plan(reading, plan_for_days(query, days), args);
 	CurrentResourceOwner = callers;
 	ResourceOwnerRelease(ours, RESOURCE_RELEASE_BEFORE_LOCKS, false, false);
 	ResourceOwnerRelease(ours, RESOURCE_RELEASE_LOCKS, false, false);
@@ -203,13 +188,12 @@ run_and_unlock(Reading *reading, Statement *query, const LogDays *days,
 	ResourceOwnerDelete(ours);
 }
 
-/* In place of the ERROR of a lock_timeout that is ours. */
+/* In place of the ERROR of a lock_timeout, where that is ours. */
 static void
-report_impatience(Reading *reading, const char *what, MemoryContext context)
+report_impatience(const char *what, MemoryContext context)
 {
-	if (reading->patience_level == 0 ||
-		geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
-		PG_RE_THROW();
+	if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
+		return;
 	MemoryContextSwitchTo(context);
 	FlushErrorState();
 	ereport(ERROR,
@@ -221,27 +205,40 @@ report_impatience(Reading *reading, const char *what, MemoryContext context)
 }
 
 /*
- * Run a query, of these days of the log or (NULL) of other tables.  An ERROR
- * leaves the caller's resource owner as the current one.
+ * Run a query, of these days of the log or (NULL) of other tables.  Where the
+ * caller's lock_timeout is longer than a call may wait, ours holds meanwhile:
+ * nothing looks at the parameter but the wait for a lock, so its variable will
+ * do.  An ERROR leaves all as it was.
  */
 static void
 run(Reading *reading, Statement *query, const LogDays *days, Datum *args)
 {
+	const int	patience = (int) (CALL_PATIENCE / 1000);
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
+	const int	timeout = LockTimeout;
+	const bool	is_ours = timeout == 0 || timeout > patience;
 
+	if (is_ours)
+		LockTimeout = patience;
 	PG_TRY();
 	{
-		run_and_unlock(reading, query, days, args);
+		if (days == NULL)
+			run_plan(reading, plan_of(query), args);
+		else
+			run_and_unlock(reading, query, *days, args);
 	}
 	PG_CATCH();
 	{
+		LockTimeout = timeout;
 		CurrentResourceOwner = owner;
-		report_impatience(reading, days == NULL
-						  ? "the configuration of tierlimit"
-						  : "the request log", context);
+		if (is_ours)
+			report_impatience(days == NULL ? "the configuration of tierlimit"
+							  : "the request log", context);
+		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	LockTimeout = timeout;
 }
 
 void
@@ -277,8 +274,6 @@ void
 query_end(Reading *reading)
 {
 	PopActiveSnapshot();
-	if (reading->patience_level != 0)
-		AtEOXact_GUC(true, reading->patience_level);
 	SetUserIdAndSecContext(reading->caller, reading->caller_security);
 	SPI_finish();
 }

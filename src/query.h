@@ -43,7 +43,6 @@ typedef struct LogDays
 typedef struct Reading
 {
 	Snapshot	snapshot;		/* what the queries see */
-	int			patience_level; /* of GUCs; 0: the caller's lock_timeout holds */
 	Oid			caller;
 	int			caller_security;
 } Reading;
