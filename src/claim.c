@@ -8,7 +8,7 @@
  * or the end of the session, gives the claim back.
  *
  * One who waits for a claim while holding a lock on the log's table that the
- * claimant waits for would wait for ever: so one waits for CLAIM_PATIENCE
+ * claimant waits for would wait for ever: so one waits for CALL_PATIENCE
  * only.
  *
  *-------------------------------------------------------------------------
@@ -17,10 +17,10 @@
 
 #include "claim.h"
 #include "compat.h"
+#include "settings.h"
 #include "sweep.h"
 #include "utils/timestamp.h"
 
-#define CLAIM_PATIENCE (10 * USECS_PER_SEC)
 
 /* False if somebody else has the claim; *fits: there was room for the subject. */
 static bool
@@ -98,12 +98,12 @@ claim_wait(const SubjectName *name)
 		store_unlock(&name->hash, 1);
 		if (!filling)
 			break;
-		if (GetCurrentTimestamp() - since > CLAIM_PATIENCE)
+		if (GetCurrentTimestamp() - since > CALL_PATIENCE)
 			ereport(ERROR,
 					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 					 errmsg("could not read what is counted for a key"),
 					 errdetail("Another session has been reading it from the request log for %d seconds.",
-							   (int) (CLAIM_PATIENCE / USECS_PER_SEC)),
+							   (int) (CALL_PATIENCE / USECS_PER_SEC)),
 					 errhint("See whether somebody holds a lock on tierlimit.request_log.")));
 		ConditionVariableTimedSleep(&store->filled, 1000,
 									extension_wait_event(&wait_event, "TierlimitRebuild"));
