@@ -155,6 +155,28 @@ compare_window(ReturnSetInfo *result, const CountedSubject *noted,
 	put_row(result, noted, window, tier, logged, window->counted - allowed);
 }
 
+/*
+ * The tier that a subject's limits are named by, as usage() does: the one of its
+ * kind, the registered key's own, or the one that it was last called under.
+ */
+static text *
+tier_of(const SubjectName *name)
+{
+	if (name->kind == SUBJECT_ADDRESS)
+		return cstring_to_text(ADDRESS_TIER);
+	if (name->kind == SUBJECT_ANONYMOUS || name->kind == SUBJECT_NOBODY)
+		return cstring_to_text(ANONYMOUS_TIER);
+	if (name->kind == SUBJECT_KEY)
+	{
+		KeyRecord	record;
+
+		registry_look_up(name, &record);
+		if (record.registered)
+			return cstring_to_text(record.tier);
+	}
+	return past_tier(name);
+}
+
 /* What of the log the windows need: sums that cross none of their borders. */
 static PastSpan
 span_of(const CountedSubject *noted)
@@ -187,7 +209,7 @@ compare_claimed(ReturnSetInfo *result, const CountedSubject *noted)
 	bool		any_later;
 
 	log_wait_written(claim_log_position(noted->name));
-	tier = past_tier(noted->name);
+	tier = tier_of(noted->name);
 	past = past_read(noted->name, &span);
 	(void) rebuild_bring_home(&past, noted->now, &any_later);
 	for (int i = 0; i < noted->count; i++)
