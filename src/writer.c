@@ -10,8 +10,8 @@
  *
  * Denied calls are held back until their second is over, so that a flood of
  * them is a row a second; a writer that ends without having written them returns
- * them to the queue.  Whoever varies what rows are told apart by makes no more
- * of them than MAX_ROWS_A_SECOND: see choose_row().  A batch's memory is bounded
+ * them to the queue.  Whoever has no key makes no more rows than
+ * MAX_ROWS_A_SECOND, whatever they vary.  A batch's memory is bounded
  * by WRITER_MAX_ROWS.
  *
  * Hourly sums are made from the log when an hour is over (upkeep.c).  A row
@@ -44,13 +44,12 @@
 #define HOLD_MARGIN (100 * 1000)
 
 /*
- * So many rows of denied calls belong to a second at most: what exceeds the first
- * number is summed up without endpoint and address, what exceeds the second one
- * without the key, too.  The rest is for the sums of each error code.
+ * So many rows of denied calls that belong to a second may have all that is known
+ * of them; what exceeds these is summed up.  There is room for some sums before
+ * MAX_ROWS_A_SECOND; more than that are only made by more keys, which are known.
  */
 #define MAX_ROWS_A_SECOND 1000
-#define MAX_DETAILED_ROWS 800
-#define MAX_KEYED_ROWS 968
+#define MAX_DETAILED_ROWS (MAX_ROWS_A_SECOND - 100)
 
 /* How many rows of a second were held back. */
 typedef struct SecondCount
@@ -196,26 +195,21 @@ held_in_second(TimestampTz at)
 }
 
 /*
- * What is held back of a denial, if there is none like it yet, and so many rows
- * of its second.
+ * What is summed up of a denial: whose it was, and why.  A key without a tier is
+ * one that nobody knows.
  */
 static LogRow
-choose_row(const LogRow *row, int rows)
+without_details(const LogRow *row)
 {
-	LogRow		chosen = *row;
+	LogRow		sum = *row;
 	LogText		none = {NULL, 0};
 
-	if (rows < MAX_DETAILED_ROWS)
-		return chosen;
-	chosen.has_address = false;
-	chosen.texts[LOG_ENDPOINT] = none;
-	chosen.texts[LOG_REQUEST_ID] = none;
-	if (rows < MAX_KEYED_ROWS)
-		return chosen;
-	chosen.texts[LOG_KEY] = none;
-	chosen.texts[LOG_ACCOUNT] = none;
-	chosen.texts[LOG_TIER] = none;
-	return chosen;
+	sum.has_address = false;
+	sum.texts[LOG_ENDPOINT] = none;
+	sum.texts[LOG_REQUEST_ID] = none;
+	if (row->texts[LOG_TIER].bytes == NULL)
+		sum.texts[LOG_KEY] = none;
+	return sum;
 }
 
 /* The row like this one that is held back already; NULL if there is none. */
@@ -228,23 +222,21 @@ find_held(const LogRow *row)
 static void
 hold_back(const LogRow *row)
 {
-	static const int limits[] = {0, MAX_DETAILED_ROWS, MAX_KEYED_ROWS};
 	int		   *rows = held_in_second(row->at);
-	HeldRow    *like = NULL;
+	HeldRow    *like = find_held(row);
 	HeldRow    *copy;
-	LogRow		chosen;
+	LogRow		sum;
 
-	/* Whole, or as far as rows of its second were summed up. */
-	for (int i = 0; like == NULL && i < (int) lengthof(limits) &&
-		 (i == 0 || *rows >= limits[i]); i++)
+	if (like == NULL && *rows >= MAX_DETAILED_ROWS)
 	{
-		chosen = choose_row(row, limits[i]);
-		like = find_held(&chosen);
+		sum = without_details(row);
+		like = find_held(&sum);
+		row = &sum;
 	}
-	copy = copy_row(&chosen);
+	copy = copy_row(row);
 	if (like != NULL)
 	{
-		merge_into(&like->row, &copy->row);
+		merge_into(&like->row, row);
 		note_added(like, copy);
 		pfree(copy);
 		return;

@@ -48,6 +48,9 @@ CREATE TABLE model.played (
 
 -- The limits as they were when the play began.
 CREATE TABLE model.original (LIKE tierlimit.tier_limit);
+-- the limits, with max as the bigint that it is in answers
+CREATE VIEW model.tier_limit AS
+	SELECT tier, name, period, kind, max::bigint AS max, unit, enforce, error_code FROM tierlimit.tier_limit;
 
 --
 -- What is counted
@@ -140,7 +143,7 @@ BEGIN
 	RETURN QUERY
 		SELECT l.name, l.unit, l.kind, l.period, l.max, h.used, greatest(l.max - h.used, 0),
 			CASE l.kind WHEN 'calendar' THEN upper(span) ELSE h.oldest + l.period END
-		FROM tierlimit.tier_limit l,
+		FROM model.tier_limit l,
 			model.span(l.kind, l.period, policy.anchor, policy.timezone, policy.at, late),
 			LATERAL (SELECT coalesce(sum(units), 0)::bigint, min(at)
 				FROM model.held(policy.subject, l.unit, span)) AS h (used, oldest)
@@ -193,7 +196,7 @@ BEGIN
 				CASE WHEN l.kind = 'calendar' THEN upper(span)
 					WHEN h.oldest IS NOT NULL THEN h.oldest + l.period
 					WHEN NOT d.denies AND a.amount > 0 THEN policy.at + l.period END AS reset_at
-			FROM tierlimit.tier_limit l,
+			FROM model.tier_limit l,
 				model.span(l.kind, l.period, policy.anchor, policy.timezone, policy.at, late),
 				LATERAL (SELECT coalesce(sum(units), 0)::bigint, min(at)
 					FROM model.held(policy.subject, l.unit, span)) AS h (used, oldest),

@@ -63,11 +63,12 @@ is(sql("SELECT count(*) FROM tierlimit.request_log WHERE request_id = 'once'"),
 # Floods
 #
 
-# Wrong secrets, paths, addresses and keys, all different.
+# Wrong secrets, paths, addresses and unknown keys, all different; and one key
+# that is known.
 my %flood = (
 	'wrong secrets' => q{tierlimit.authorize('tl_' || i, '/made/up/' || i, '2001:db8::'::inet + (i::bigint << 64))},
 	'unknown keys' => q{tierlimit.check('made up ' || i, NULL, 1, '/v1/' || i)},
-	'denied keys' => q{tierlimit.check('denied ' || i, 'none', 1, '/v1/' || i)});
+	'one key' => q{tierlimit.check('denied', 'none', 1, '/v1/' || i)});
 for my $name (sort keys %flood)
 {
 	# (rows are counted by the second)
@@ -83,6 +84,14 @@ for my $name (sort keys %flood)
 	cmp_ok(sql("SELECT count(*) FROM tierlimit.request_log WHERE endpoint IS NOT NULL AND error_code <> 0"),
 		'>=', 800, "flood of $name: some with all that is known");
 }
+
+# Each key that is known has its denials, also in a second that is full.
+sql('SELECT tierlimit.log_flush(); TRUNCATE tierlimit.request_log');
+sql("SELECT count(*) FROM (SELECT generate_series(1, 5000) i OFFSET 0) n, LATERAL tierlimit.check('denied ' || i % 2500, 'none', 1, '/v1/' || i) d");
+sql('SELECT tierlimit.log_flush()');
+is(sql("SELECT count(DISTINCT key), sum(requests), min(requests) FROM (SELECT key, sum(requests) AS requests
+	FROM tierlimit.request_log WHERE key ~ '^denied ' GROUP BY key) k"),
+	'2500|5000|2', 'flood of many keys: each has what it was denied');
 
 # What stays: the sums of the hour that follows.
 sql(<<'SQL');
