@@ -170,7 +170,7 @@ CREATE FUNCTION tierlimit.tiers_changed() RETURNS trigger
 CREATE FUNCTION tierlimit.key_changed() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'tierlimit_key_changed_1_0' LANGUAGE C;
 
-COMMENT ON FUNCTION tierlimit.tiers_changed() IS 'Trigger: makes all sessions read the tables again at commit; numbers are whole, and a tier''s limits not too many';
+COMMENT ON FUNCTION tierlimit.tiers_changed() IS 'Trigger: makes all sessions read the tables again at commit; numbers are whole, a tier''s limits not too many, and patterns match something';
 COMMENT ON FUNCTION tierlimit.key_changed() IS 'Trigger: makes the next call of a key read its row again; a key keeps its name, and a time zone exists';
 
 -- Row by row, since logical replication fires no statement triggers but those of

@@ -236,3 +236,24 @@ path_pattern(const char *pattern)
 	append_spelt(&spelt, pattern, length, "/?#");
 	return spelt.data;
 }
+
+/*
+ * Whether any endpoint can match a pattern: one of a path has to be in normal
+ * form, with some rest in place of a trailing *.
+ */
+bool
+path_pattern_is_normal(const char *pattern)
+{
+	char	   *spelt = path_pattern(pattern);
+	int			length = strlen(spelt);
+	const text *example;
+	const text *normal;
+
+	if (length > 0 && spelt[length - 1] == '*')
+		spelt[length - 1] = 'x';
+	example = cstring_to_text(spelt);
+	normal = path_normal(example);
+	return VARSIZE_ANY_EXHDR(normal) == VARSIZE_ANY_EXHDR(example) &&
+		memcmp(VARDATA_ANY(normal), VARDATA_ANY(example),
+			   VARSIZE_ANY_EXHDR(example)) == 0;
+}

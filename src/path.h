@@ -23,4 +23,7 @@ extern const text *path_with_slashes(const text *path);
 /* A pattern of paths with its characters spelt as those of a path are. */
 extern char *path_pattern(const char *pattern);
 
+/* Whether any endpoint can match a pattern. */
+extern bool path_pattern_is_normal(const char *pattern);
+
 #endif							/* TIERLIMIT_PATH_H */

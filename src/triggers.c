@@ -16,6 +16,7 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "path.h"
 #include "registry.h"
 #include "tiers.h"
 #include "utils/builtins.h"
@@ -131,6 +132,34 @@ require_whole(const TriggerData *data, HeapTuple row, const char *column)
 	return heap_modify_tuple_by_cols(row, desc, 1, &number, &whole, &isnull);
 }
 
+/* A pattern that matches nothing would leave out, or price, nothing. */
+static void
+require_pattern(const TriggerData *data, HeapTuple row)
+{
+	text	   *column = column_of(data, row, "endpoint");
+	char	   *pattern = column == NULL ? NULL : text_to_cstring(column);
+
+	if (pattern != NULL && !path_pattern_is_normal(pattern))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("pattern \"%s\" matches no endpoint", pattern),
+				 errdetail("Paths are matched in their normal form, without query, and without empty and dot segments.")));
+}
+
+/* Before a row of these tables gets these values. */
+static HeapTuple
+check_row(const TriggerData *data, HeapTuple row)
+{
+	if ((is_on(data, "endpoint") || is_on(data, "tier_endpoint")) &&
+		!is_replicated())
+		require_pattern(data, row);
+	if (is_on(data, "tier_limit"))
+		return require_whole(data, row, "max");
+	if (is_on(data, "endpoint"))
+		return require_whole(data, row, "credits");
+	return row;
+}
+
 /*
  * Before and after each row of the tables that tiers.c reads, and after
  * TRUNCATE of them.
@@ -143,17 +172,11 @@ tierlimit_tiers_changed_1_0(PG_FUNCTION_ARGS)
 	CacheInvalidateRelcache(data->tg_relation);
 	if (!has_new_row(data))
 		return trigger_result(data);
-	if (!TRIGGER_FIRED_BEFORE(data->tg_event))
-	{
-		if (is_on(data, "tier_limit") && !is_replicated())
-			tiers_require_few_limits(column_of(data, new_row(data), "tier"));
-		return PointerGetDatum(NULL);
-	}
-	if (is_on(data, "tier_limit"))
-		return PointerGetDatum(require_whole(data, new_row(data), "max"));
-	if (is_on(data, "endpoint"))
-		return PointerGetDatum(require_whole(data, new_row(data), "credits"));
-	return trigger_result(data);
+	if (TRIGGER_FIRED_BEFORE(data->tg_event))
+		return PointerGetDatum(check_row(data, new_row(data)));
+	if (is_on(data, "tier_limit") && !is_replicated())
+		tiers_require_few_limits(column_of(data, new_row(data), "tier"));
+	return PointerGetDatum(NULL);
 }
 
 /* Tell the registry that what is known by this column's value changes. */

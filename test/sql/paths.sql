@@ -43,8 +43,32 @@ SELECT allowed FROM tierlimit.check('path checked', 'path', NULL, '/items%3Aall?
 SELECT tierlimit.log_flush();
 SELECT endpoint FROM tierlimit.request_log WHERE request_id = 'path check';
 
+-- what is in normal form stays, and looks like it
+CREATE TABLE spelt AS SELECT i, '/' || (SELECT string_agg((ARRAY['/','/','.','..','%2e','%2F','%5c','a','b','%61','%','%25','?','#','\','ü',' ',':','%3a','*'])
+	[1 + (hashint8(i * 100 + j) & 65535) % 20], '') FROM generate_series(1, 1 + i % 9) j) AS path FROM generate_series(1, 1000) i;
+SELECT count(*) FROM spelt, LATERAL tierlimit.check('spelt ' || i, 'path', 1, path);
+SELECT tierlimit.log_flush();
+SELECT count(*) FROM tierlimit.request_log l, LATERAL tierlimit.check('again ' || l.key, 'path', 1, l.endpoint) WHERE l.key ~ '^spelt';
+SELECT tierlimit.log_flush();
+SELECT count(*), count(*) FILTER (WHERE a.endpoint <> l.endpoint) AS changed,
+	count(*) FILTER (WHERE l.endpoint ~ '//|/[.][.]?(/|$)|[?#\\ ü]|%(?![0-9A-F]{2})' OR l.endpoint !~ '^/') AS odd
+FROM tierlimit.request_log l JOIN tierlimit.request_log a ON a.key = 'again ' || l.key;
+DROP TABLE spelt;
+
 -- patterns are named as they were written
 SELECT e, tierlimit.endpoint_pattern(e) FROM unnest(ARRAY['/public/x', '/%70ublic/', '/public', '/café*', '/caf%C3%A9*', '/items%3Aall', NULL]) e;
+-- one that no endpoint could match is refused
+CREATE FUNCTION accepted(pattern text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	INSERT INTO tierlimit.tier_endpoint VALUES ('path list', pattern);
+	INSERT INTO tierlimit.endpoint VALUES (pattern, 1);
+	RETURN 'accepted';
+EXCEPTION WHEN OTHERS THEN
+	RETURN SQLSTATE || ' ' || SQLERRM;
+END
+$$;
+SELECT p, accepted(p) FROM unnest(ARRAY['*', '', '/', '/*', '/a', '/a*', '/a/', '/a/*', '/.*', '/a/..*', '/%61*', '/ü', 'name', 'a//b', 'GET /a/*',
+	'/a//b', '/a//*', '//*', '/a/../b', '/a/./*', '/a/.', '/a/%2e%2e', '/a?b', '/a?*', '/a#*', 'GET //a']) p;
 DELETE FROM tierlimit.endpoint;
 DELETE FROM tierlimit.api_key WHERE name ~ '^path';
 DELETE FROM tierlimit.tier WHERE name ~ '^path';
