@@ -499,9 +499,9 @@ BEGIN
 END
 $$;
 
--- A clock was wrong: what is counted for a subject and is later than a time is
--- brought there, in the log as in the sums.
-CREATE FUNCTION tierlimit.redate_rows(kind integer, subject text, until timestamptz) RETURNS void
+-- A clock was wrong: what is counted for a subject from a time on is brought to
+-- that time, a microsecond apart and in its order, in the log as in the sums.
+CREATE FUNCTION tierlimit.redate_rows(kind integer, subject text, since timestamptz) RETURNS void
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	condition text := CASE kind
@@ -512,18 +512,18 @@ DECLARE
 		WHEN 4 THEN 'key IS NULL AND ip IS NULL' END;
 BEGIN
 	EXECUTE format('WITH moved AS (DELETE FROM tierlimit.request_log
-			WHERE at > $2 AND error_code = 0 AND %s RETURNING *),
-		brought AS (INSERT INTO tierlimit.request_log (at, key, account, tier, endpoint, ip, error_code, requests, credits, shadow_code, request_id)
-			SELECT $2, key, account, tier, endpoint, ip, error_code, requests, credits, shadow_code, request_id FROM moved),
-		change AS (SELECT at, key, account, tier, endpoint, error_code, -requests AS requests, -credits AS credits FROM moved
-			UNION ALL SELECT $2, key, account, tier, endpoint, error_code, requests, credits FROM moved)
+			WHERE at >= $2 AND error_code = 0 AND %s RETURNING *),
+		brought AS (SELECT *, $2 + (row_number() OVER (ORDER BY at, requests DESC) - 1) * interval ''1 microsecond'' AS new_at FROM moved),
+		written AS (INSERT INTO tierlimit.request_log (at, key, account, tier, endpoint, ip, error_code, requests, credits, shadow_code, request_id)
+			SELECT new_at, key, account, tier, endpoint, ip, error_code, requests, credits, shadow_code, request_id FROM brought),
+		change AS (SELECT at, key, account, tier, endpoint, error_code, -requests AS requests, -credits AS credits FROM brought
+			UNION ALL SELECT new_at, key, account, tier, endpoint, error_code, requests, credits FROM brought)
 		SELECT tierlimit.sum_late_rows(array_agg(at), array_agg(key), array_agg(account), array_agg(tier), array_agg(endpoint),
 			array_agg(error_code), array_agg(requests), array_agg(credits), summed_until)
 		FROM change, tierlimit.log_state WHERE at < summed_until GROUP BY summed_until', condition)
-	USING subject, until;
+	USING subject, since;
 END
 $$;
-
 COMMENT ON FUNCTION tierlimit.redate_rows(integer, text, timestamptz) IS 'Bring the later rows of a subject to a time: a clock was wrong';
 
 CREATE TYPE tierlimit.verification AS (

@@ -106,7 +106,7 @@
 
 #define NEWEST_TIER(subject) { \
 	"SELECT tier FROM tierlimit.request_log WHERE " subject \
-	" AND " WITHIN_DAYS " ORDER BY at DESC LIMIT 1", \
+	" AND requests OPERATOR(pg_catalog.>) 0 AND " WITHIN_DAYS " ORDER BY at DESC LIMIT 1", \
 	1, {TEXTOID}, NULL \
 }
 
@@ -371,13 +371,15 @@ past_read(const SubjectName *subject, const PastSpan *span)
 }
 
 PastSum
-past_call(const SubjectName *subject, TimestampTz at, LogText request_id)
+past_call(const SubjectName *subject, TimestampTz at, LogText request_id,
+		  TimestampTz *newest)
 {
 	PastSpan	span = {.since = at - 1, .single_since = at - 1};
 	Past		past = past_read(subject, &span);
 	uint64		hash = past_hash(request_id.bytes, request_id.length);
 	PastSum		sum = {.at = at};
 
+	*newest = past.count > 0 ? past.sums[past.count - 1].at + 1 : at;
 	for (int i = 0; i < past.count; i++)
 		if (past.sums[i].at == at && past.sums[i].request_id == hash &&
 			!past.sums[i].gave_back)

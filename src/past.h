@@ -48,9 +48,12 @@ typedef struct PastSpan
  */
 extern Past past_read(const SubjectName *subject, const PastSpan *span);
 
-/* What is counted yet of a subject's call at a time, with that request_id. */
+/*
+ * What is counted yet of a subject's call at a time, with that request_id; and
+ * when its newest row is.
+ */
 extern PastSum past_call(const SubjectName *subject, TimestampTz at,
-						 LogText request_id);
+						 LogText request_id, TimestampTz *newest);
 
 /* What a key or request_id is in PastSum. */
 extern uint64 past_hash(const char *bytes, int length);

@@ -73,9 +73,9 @@ static Queues *all = NULL;
 static uint64 buffer_size = 0;
 
 Size
-queue_shmem_size(uint64 at_least)
+queue_shmem_size(uint64 size)
 {
-	buffer_size = Max(at_least, (uint64) tierlimit_log_buffer * 1024);
+	buffer_size = size != 0 ? size : (uint64) tierlimit_log_buffer * 1024;
 	return MAXALIGN(sizeof(Queues)) + buffer_size;
 }
 
@@ -336,8 +336,10 @@ uint64
 queue_free_bytes(LogQueue *queue)
 {
 	uint64		tail = ring_tail(&queue->ring);
+	uint64		taken = ring_head(&queue->ring) - tail +
+		pg_atomic_read_u64(&queue->ring.kept);
 
-	return queue->ring.size - (ring_head(&queue->ring) - tail);
+	return taken < queue->ring.size ? queue->ring.size - taken : 0;
 }
 
 void
@@ -385,6 +387,7 @@ queue_attach(int number, Oid database)
 		queue->served_since = now;
 		queue->failure.since = 0;
 		pg_atomic_write_u32(&queue->leave_now, 0);
+		pg_atomic_write_u64(&queue->ring.kept, 0);
 		set_state(queue, QUEUE_OPEN, now);
 	}
 	SpinLockRelease(&all->mutex);

@@ -61,11 +61,11 @@ typedef struct LogQueue
 #define NUM_QUEUES 8
 
 /*
- * queue_shmem_size() decides how large the buffer is: as tierlimit.log_buffer
- * says, and so many bytes at least; queue_shmem_init() lays it out in shared
+ * queue_shmem_size() decides how large the buffer is: so many bytes, or as
+ * tierlimit.log_buffer says if that is 0; queue_shmem_init() lays it out in shared
  * memory or attaches to it.
  */
-extern Size queue_shmem_size(uint64 at_least);
+extern Size queue_shmem_size(uint64 size);
 extern void queue_shmem_init(void);
 extern uint64 queue_buffer_size(void);
 

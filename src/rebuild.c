@@ -188,7 +188,10 @@ build_window(Building *building, const Work *work, int i, const Past *past,
 		const PastSum *sum = &past->sums[j];
 
 		if (j == newest)
+		{
 			window_set_exact(window, PG_UINT32_MAX);
+			window->apart = 0;	/* sums of minutes look like single calls */
+		}
 		if (sum->at > since && amount_in(sum, limit->unit) > 0 &&
 			(limit->kind != WINDOW_CALENDAR || sum->at < work->running[i].end))
 			play(window, &building->workshop,
@@ -199,25 +202,29 @@ build_window(Building *building, const Work *work, int i, const Past *past,
 		window->sliding.slot_width += COARSEST_SUM;
 }
 
+/* They keep their order, and each has a time of its own. */
 TimestampTz
-rebuild_bring_home(Past *past, TimestampTz now, bool *any_later)
+rebuild_bring_home(Past *past, TimestampTz now, TimestampTz *first_later)
 {
 	TimestampTz clock = DT_NOBEGIN;
 
-	*any_later = false;
+	*first_later = DT_NOEND;
 	for (int i = 0; i < past->count; i++)
 	{
 		PastSum    *sum = &past->sums[i];
 
 		if (sum->at - CLOCK_TOLERANCE > now)
 		{
-			sum->at = clock = Max(clock, now);
-			*any_later = true;
+			sum->at = Max(clock + 1, now);
+			*first_later = Min(*first_later, sum->at);
+			clock = sum->at;
 		}
 		else
 			/* what comes after something was given back comes later */
 			clock = sum->at + sum->gave_back;
 	}
+	if (past->count > 0)
+		clock = past->sums[past->count - 1].at + past->sums[past->count - 1].gave_back;
 	return clock;
 }
 
@@ -232,7 +239,7 @@ rebuild_windows(Building *building, Work *work, TimestampTz now,
 		   past.sums[past.count - 1].at >= until)
 		past.count--;
 	memset(&building->workshop, 0, sizeof(Workshop));
-	building->clock = rebuild_bring_home(&past, now, &building->any_later);
+	building->clock = rebuild_bring_home(&past, now, &building->first_later);
 	if (building->clock > now)
 	{
 		now = building->clock;
@@ -368,12 +375,12 @@ try_install(Work *work, const Building *building, Clock clock, LogQueue *queue,
 	return result;
 }
 
-/* The row that brings all later ones of a subject to its clock. */
+/* The row that brings all later ones of a subject to its time. */
 static LogRow
 redating_row(const SubjectName *name, const Building *building)
 {
 	LogRow		row = {
-		.at = building->clock,
+		.at = building->first_later,
 		.catalog = name->scope.catalog,
 		.error_code = LOG_REDATES,
 		.shadow_code = (int32) name->kind
@@ -402,7 +409,7 @@ fill_claimed(Work *work, Clock clock)
 	do
 	{
 		/* A clock of tests changes nothing in the log. */
-		if (building.any_later && clock.source == CLOCK_SERVER)
+		if (building.first_later != DT_NOEND && clock.source == CLOCK_SERVER)
 			queue = log_open();
 		result = try_install(work, &building, clock, queue, &row);
 		if (result == LACKS_BLOCKS)

@@ -40,7 +40,9 @@ typedef struct Building
 	Workshop	workshop;
 	SubjectWindow windows[MAX_WINDOWS];
 	TimestampTz clock;			/* after what was read; DT_NOBEGIN: nothing */
-	bool		any_later;		/* rows were later than it could be then */
+	TimestampTz first_later;	/* where rows that were later than it could be
+								 * then are brought, in their order; DT_NOEND:
+								 * there were none */
 } Building;
 
 /*
@@ -53,11 +55,12 @@ extern void rebuild_windows(Building *building, Work *work, TimestampTz now,
 extern void rebuild_done(Building *building);
 
 /*
- * Bring the rows home that are later than it can be at this time, and return
- * where its rows take a subject's clock: DT_NOBEGIN if there are none.
+ * Bring the rows home that are later than it can be at this time, from
+ * *first_later on (DT_NOEND: there are none), and return where its rows take a
+ * subject's clock: DT_NOBEGIN if it has none.
  */
 extern TimestampTz rebuild_bring_home(Past *past, TimestampTz now,
-									  bool *any_later);
+									  TimestampTz *first_later);
 
 /*
  * What of a unit was counted in the half-open span (since, until], and not given

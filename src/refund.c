@@ -117,9 +117,9 @@ counted_units(const SubjectName *subject, TimestampTz since, const LogText *key,
 	};
 	Past		past = past_read(subject, &span);
 	Units		units = {{0}};
-	bool		any_later;
 
-	*newest = rebuild_bring_home(&past, GetCurrentTimestamp(), &any_later);
+	*newest = past.count == 0 ? DT_NOBEGIN
+		: past.sums[past.count - 1].at + past.sums[past.count - 1].gave_back;
 	for (int i = 0; i < past.count; i++)
 	{
 		const PastSum *sum = &past.sums[i];
@@ -323,7 +323,10 @@ queue_row(const SubjectName *names, int count, const SubjectName *mine,
 	sweep_encourage();
 }
 
-/* The time of a row of a subject that is claimed: after all that it decided. */
+/*
+ * The time of a row of a subject that is claimed: after all that it decided, also by
+ * a clock that was wrong, so that it gives that back.
+ */
 static TimestampTz
 time_after(const SubjectName *name, Clock clock)
 {
@@ -331,7 +334,7 @@ time_after(const SubjectName *name, Clock clock)
 
 	store_lock(&name->hash, 1, LW_SHARED);
 	subject = subject_find(name);
-	if (subject != NULL && subject->clock - CLOCK_TOLERANCE <= clock.now)
+	if (subject != NULL)
 		clock.now = Max(clock.now, subject->clock);
 	store_unlock(&name->hash, 1);
 	return clock.now;
@@ -358,8 +361,7 @@ give_back_claimed(const Charge *charge, Clock clock, Units wanted, LogRow *row)
 	units = counted_units(subject, refunded_since(charge, clock.now),
 						  row->is_reset || subject->kind != SUBJECT_ACCOUNT
 						  ? NULL : &row->texts[LOG_KEY], &newest);
-	if (newest - CLOCK_TOLERANCE <= clock.now)
-		clock.now = Max(clock.now, newest);
+	clock.now = Max(clock.now, newest);
 	for (int unit = 0; unit < 2; unit++)
 		units.amount[unit] = Min(units.amount[unit], wanted.amount[unit]);
 	fill_row(row, time_after(subject, clock), units);
@@ -453,6 +455,7 @@ refund_all(const Charge *charge, Clock clock, LogRow *row)
 typedef struct LoggedCall
 {
 	Units		units;			/* that were not given back */
+	TimestampTz newest;			/* row of the first of these subjects */
 	int			count;
 	SubjectName subjects[MAX_CHARGES];	/* that it was charged to */
 } LoggedCall;
@@ -464,18 +467,23 @@ result_text(int row, int column)
 	return logrow_text(query_text(row, column));
 }
 
-/* Whom the rows say that the call was charged to; the row is filled with these. */
-static void
+/*
+ * Whom the row says that the call was charged to; false if that can't be, as
+ * somebody else has written it.
+ */
+static bool
 set_subjects(LoggedCall *call, Scope scope, LogRow *row, Datum address)
 {
 	LogText		name = row->texts[row->texts[LOG_ACCOUNT].bytes != NULL
 								  ? LOG_ACCOUNT : LOG_KEY];
 
+	if (name.length < 1 || name.length > MAX_NAME_LENGTH)
+		return false;
 	call->subjects[call->count++] =
 		subject_name(scope, row->texts[LOG_ACCOUNT].bytes != NULL
 					 ? SUBJECT_ACCOUNT : SUBJECT_KEY, name.bytes, name.length);
 	if (address == (Datum) 0)
-		return;
+		return true;
 	row->has_address = true;
 	row->address = address_of_host(DatumGetInetPP(address));
 	{
@@ -485,6 +493,7 @@ set_subjects(LoggedCall *call, Scope scope, LogRow *row, Datum address)
 		call->subjects[call->count++] =
 			subject_name(scope, SUBJECT_ADDRESS, buffer, length);
 	}
+	return true;
 }
 
 /* Look the call up; false if it is not known, or was given back. */
@@ -514,14 +523,15 @@ read_call(LoggedCall *call, Scope scope, TimestampTz since, LogRow *row)
 		row->texts[LOG_ACCOUNT] = result_text(0, 2);
 		row->texts[LOG_TIER] = result_text(0, 3);
 		row->texts[LOG_ENDPOINT] = result_text(0, 4);
-		set_subjects(call, scope, row, query_value(0, 5, (Datum) 0));
+		found = set_subjects(call, scope, row, query_value(0, 5, (Datum) 0));
 	}
 	query_end(&reading);
 	if (!found)
 		return false;
-	left = past_call(&call->subjects[0], at, row->texts[LOG_REQUEST_ID]);
-	call->units.amount[UNIT_REQUESTS] = left.requests;
-	call->units.amount[UNIT_CREDITS] = left.credits;
+	left = past_call(&call->subjects[0], at, row->texts[LOG_REQUEST_ID],
+					 &call->newest);
+	call->units.amount[UNIT_REQUESTS] = Max(left.requests, 0);
+	call->units.amount[UNIT_CREDITS] = Max(left.credits, 0);
 	return left.requests > 0 || left.credits > 0;
 }
 
@@ -541,6 +551,7 @@ give_back_call(const Charge *charge, const SubjectName *key, Clock clock,
 		return 0;
 	if (call.subjects[0].kind == SUBJECT_KEY)
 		mine = &call.subjects[0];
+	clock.now = Max(clock.now, call.newest);
 	fill_row(row, time_after(&call.subjects[0], clock), call.units);
 	queue_row(call.subjects, call.count, mine, &request, row);
 	return call.units.amount[UNIT_CREDITS];

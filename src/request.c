@@ -35,6 +35,7 @@
 #include "compat.h"
 #include "log.h"
 #include "past.h"
+#include "portability/instr_time.h"
 #include "query.h"
 #include "request.h"
 #include "seen.h"
@@ -152,12 +153,22 @@ forget_known_scopes(void)
 	pg_atomic_fetch_add_u32(&store->known_generation, 1);
 }
 
+/* A clock that nobody sets, in microseconds. */
+static int64
+steady_clock(void)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return (int64) INSTR_TIME_GET_MICROSEC(now);
+}
+
 /*
- * The number of an epoch.  Where the setting was changed since the lines were
- * filled, what they say of older epochs is not to be relied on.
+ * The number of the running epoch.  Where the setting was changed since the lines
+ * were filled, what they say of older epochs is not to be relied on.
  */
 static int64
-epoch_of(TimestampTz now)
+running_epoch(void)
 {
 	uint64		length = (uint64) request_memory() / SEEN_EPOCHS;
 	uint64		was = pg_atomic_read_u64(&store->epoch_length);
@@ -166,7 +177,7 @@ epoch_of(TimestampTz now)
 		pg_atomic_compare_exchange_u64(&store->epoch_length, &was, length) &&
 		was != 0)
 		forget_known_scopes();
-	return now / (int64) length;
+	return steady_clock() / (int64) length;
 }
 
 static inline bool
@@ -193,7 +204,7 @@ known_scope(Scope scope)
 	if (is_of_scope(&mine, scope) && generation == now)
 		return mine;
 
-	fresh.since = GetCurrentTimestamp();
+	fresh.since = steady_clock();
 	fresh.log_position = log_newest_position();
 	SpinLockAcquire(&store->known_scopes_mutex);
 	for (int i = MAX_KNOWN_SCOPES - 1; i >= 0; i--)
@@ -215,7 +226,7 @@ request_init(Request *request, const SubjectName *caller, const LogRow *row,
 			 bool names_cost)
 {
 	request->caller = caller;
-	request->epoch = epoch_of(row->at);
+	request->epoch = running_epoch();
 	request->known = known_scope(caller->scope);
 	request->row = row;
 	request->names_cost = names_cost;
@@ -259,7 +270,7 @@ request_look_up(Request *request, TimestampTz now, bool doubtful)
 	else if (line == NULL || !seen_maybe(line, print_of(request), request->epoch))
 	{
 		request->log_position = request->known.log_position;
-		if (now - request_memory() > request->known.since)
+		if (steady_clock() - request_memory() > request->known.since)
 			request->state = REQUEST_NEW;
 	}
 	return request->state;
@@ -390,8 +401,12 @@ find_call(Request *request, LoggedRequest *logged)
 	{
 		int64		more = DatumGetInt64(query_value(i, 2, (Datum) 0));
 
+		/* What was given back before it was another call with that id. */
 		if (more > 0)
+		{
 			call = i;
+			requests = credits = 0;
+		}
 		requests += more;
 		credits += DatumGetInt64(query_value(i, 3, (Datum) 0));
 	}
@@ -413,12 +428,21 @@ is_counted(const Request *request, const LoggedRequest *logged)
 {
 	LogText		key = request->row->texts[LOG_KEY];
 	LogText		account = logrow_text(logged->account);
-	SubjectName name = subject_name(request->subject.scope,
-									account.bytes != NULL ? SUBJECT_ACCOUNT : SUBJECT_KEY,
-									account.bytes != NULL ? account.bytes : key.bytes,
-									account.bytes != NULL ? account.length : key.length);
-	PastSum		sum = past_call(&name, logged->at,
-								request->row->texts[LOG_REQUEST_ID]);
+	SubjectName name = {
+		.scope = request->subject.scope,
+		.kind = account.bytes != NULL ? SUBJECT_ACCOUNT : SUBJECT_KEY,
+		.name = account.bytes != NULL ? account.bytes : key.bytes,
+		.length = account.bytes != NULL ? account.length : key.length
+	};
+	TimestampTz newest;
+	PastSum		sum;
+
+	/* What somebody else has written may have any name. */
+	if (name.length < 1 || name.length > MAX_NAME_LENGTH)
+		return false;
+	name = subject_name(name.scope, name.kind, name.name, name.length);
+	sum = past_call(&name, logged->at, request->row->texts[LOG_REQUEST_ID],
+					&newest);
 
 	return sum.requests > 0 || sum.credits > 0;
 }

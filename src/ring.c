@@ -49,6 +49,7 @@ ring_init(Ring *ring, char *bytes, uint64 size)
 	ring->size = size - size % RING_ALIGN;
 	pg_atomic_init_u64(&ring->head, 0);
 	pg_atomic_init_u64(&ring->tail, 0);
+	pg_atomic_init_u64(&ring->kept, 0);
 }
 
 void
@@ -72,20 +73,27 @@ ring_tail(Ring *ring)
 	return pg_atomic_read_u64(&ring->tail);
 }
 
-bool
-ring_reserve(Ring *ring, uint32 length, RingPlace *place)
+uint32
+ring_entry_size(uint32 length)
+{
+	return TYPEALIGN(RING_ALIGN, length + sizeof(RingHeader));
+}
+
+/* Reserve room in so many bytes of the ring. */
+static inline bool
+reserve_within(Ring *ring, uint64 size, uint32 length, RingPlace *place)
 {
 	uint64		head = ring_head(ring);
 	uint64		filler;
 
-	place->length = TYPEALIGN(RING_ALIGN, length + sizeof(RingHeader));
+	place->length = ring_entry_size(length);
 	do
 	{
 		uint64		to_end = ring->size - head % ring->size;
 
 		filler = to_end < place->length ? to_end : 0;
 		place->end = head + filler + place->length;
-		if (place->end - ring_tail(ring) > ring->size)
+		if (place->end - ring_tail(ring) > size)
 			return false;
 	} while (!pg_atomic_compare_exchange_u64(&ring->head, &head, place->end));
 
@@ -97,6 +105,19 @@ ring_reserve(Ring *ring, uint32 length, RingPlace *place)
 	}
 	place->entry = (char *) header_at(ring, head + filler);
 	return true;
+}
+
+bool
+ring_reserve(Ring *ring, uint32 length, RingPlace *place)
+{
+	return reserve_within(ring, ring->size - pg_atomic_read_u64(&ring->kept),
+						  length, place);
+}
+
+bool
+ring_reserve_kept(Ring *ring, uint32 length, RingPlace *place)
+{
+	return reserve_within(ring, ring->size, length, place);
 }
 
 /*

@@ -19,6 +19,7 @@ typedef struct Ring
 	uint64		size;			/* a multiple of 8 */
 	pg_atomic_uint64 head;		/* behind the newest entry */
 	pg_atomic_uint64 tail;		/* the oldest entry not yet released */
+	pg_atomic_uint64 kept;		/* bytes that only ring_reserve_kept() takes */
 } Ring;
 
 /* Room for an entry. */
@@ -51,6 +52,10 @@ extern void ring_restore(Ring *ring, uint64 tail, uint64 head,
  * before it did.
  */
 extern bool ring_reserve(Ring *ring, uint32 length, RingPlace *place);
+
+/* For the one reader: to append what it has released, in room that it has kept. */
+extern bool ring_reserve_kept(Ring *ring, uint32 length, RingPlace *place);
+extern uint32 ring_entry_size(uint32 length);
 extern void *ring_payload(const RingPlace *place);
 extern void ring_publish(const RingPlace *place);
 

@@ -19,7 +19,7 @@
  *
  * A queue goes back to its place as it was, byte by byte, so the buffer has to
  * be as large as it was: it is, until the next start, if tierlimit.log_buffer was
- * made smaller meanwhile.
+ * changed meanwhile.
  *
  *-------------------------------------------------------------------------
  */
@@ -62,6 +62,9 @@ typedef struct SpilledQueue
 	uint64		head;
 } SpilledQueue;
 
+/* In bytes: more than tierlimit.log_buffer can be. */
+#define LARGEST_BUFFER (UINT64CONST(32) * 1024 * 1024 * 1024)
+
 #define CRC_OFFSET (offsetof(SpillHeader, crc) + sizeof(pg_crc32c))
 
 /* The file's content, from spill_buffer_size() to spill_load(); or NULL. */
@@ -81,6 +84,20 @@ is_recovering(void)
 	return file_exists("standby.signal") || file_exists("recovery.signal");
 }
 
+/* Whether the header fits the file's size, so that it may be read as a whole. */
+static bool
+is_plausible(FILE *file, uint64 size)
+{
+	SpillHeader header;
+
+	return size >= sizeof(SpillHeader) &&
+		fread(&header, sizeof(SpillHeader), 1, file) == 1 &&
+		header.format == SPILL_FORMAT &&
+		header.buffer_size <= LARGEST_BUFFER &&
+		size <= sizeof(SpillHeader) + NUM_QUEUES * sizeof(SpilledQueue) +
+		header.buffer_size;
+}
+
 /* The whole file; NULL if it can't be read. */
 static char *
 read_file(Size *size)
@@ -91,8 +108,9 @@ read_file(Size *size)
 
 	if (file == NULL)
 		return NULL;
-	if (fstat(fileno(file), &st) == 0)
+	if (fstat(fileno(file), &st) == 0 && is_plausible(file, st.st_size))
 	{
+		rewind(file);
 		*size = st.st_size;
 		content = MemoryContextAllocHuge(TopMemoryContext, *size + 1);
 		if (fread(content, 1, *size, file) != *size)

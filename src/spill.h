@@ -13,8 +13,8 @@
 #include "datatype/timestamp.h"
 
 /*
- * How large the queues' buffer has to be, in bytes, to take what is in the file;
- * 0 if there is none.
+ * How large the queues' buffer has to be, in bytes, to take what is in the file,
+ * neither smaller nor larger; 0 if there is none.
  */
 extern uint64 spill_buffer_size(void);
 

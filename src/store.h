@@ -32,7 +32,7 @@ typedef struct Mark
 typedef struct KnownScope
 {
 	Scope		scope;
-	TimestampTz since;			/* 0: nobody's */
+	int64		since;			/* by a clock that nobody sets; 0: nobody's */
 	uint64		log_position;	/* what was admitted before lies before it */
 } KnownScope;
 

@@ -206,12 +206,12 @@ compare_claimed(ReturnSetInfo *result, const CountedSubject *noted)
 	PastSpan	span = span_of(noted);
 	Past		past;
 	text	   *tier;
-	bool		any_later;
+	TimestampTz first_later;
 
 	log_wait_written(claim_log_position(noted->name));
 	tier = tier_of(noted->name);
 	past = past_read(noted->name, &span);
-	(void) rebuild_bring_home(&past, noted->now, &any_later);
+	(void) rebuild_bring_home(&past, noted->now, &first_later);
 	for (int i = 0; i < noted->count; i++)
 		compare_window(result, noted, &noted->windows[i], &past, tier);
 	if (past.sums != NULL)

@@ -43,6 +43,9 @@
 /* A denial may be a little late for its second. */
 #define HOLD_MARGIN (100 * 1000)
 
+/* At the end of the queue's buffer so much may be skipped. */
+#define LARGEST_ENTRY 4096
+
 /*
  * So many rows of denied calls that belong to a second may have all that is known
  * of them; what exceeds these is summed up.  There is room for some sums before
@@ -66,6 +69,7 @@ typedef struct HeldRow
 	LogRow		row;			/* first: merge.c returns it */
 	dlist_node	node;
 	TimestampTz due;
+	uint32		bytes;			/* that it would take in the queue */
 	uint64		batch;			/* the last one that added to it: */
 	int64		added_requests; /* so much, which is in the queue as well until */
 	int64		added_credits;	/* that batch is committed */
@@ -94,6 +98,8 @@ static Merge *alike_admitted;	/* of the batch */
 static Merge *alike_denied;		/* of those held back */
 static dlist_head held;			/* HeldRows, the oldest first */
 static int	held_count = 0;
+static uint64 held_bytes = 0;	/* that they would take in the queue */
+static uint64 held_limit = 0;	/* and may take */
 static SecondCount held_in[COUNTED_SECONDS];
 
 #define LOG_COLUMNS 11
@@ -242,6 +248,8 @@ hold_back(const LogRow *row)
 		return;
 	}
 	(void) merge_find(alike_denied, &copy->row, USECS_PER_SEC);
+	copy->bytes = ring_entry_size(logrow_size(&copy->row));
+	held_bytes += copy->bytes;
 	copy->due = GetCurrentTimestamp() + HOLD_MARGIN +
 		USECS_PER_SEC - row->at % USECS_PER_SEC;
 	dlist_push_tail(&held, &copy->node);
@@ -279,7 +287,7 @@ add_to_batch(const LogRow *whole)
 	const LogRow *row = &rest;
 	LogRow	   *own = &batch->queued[batch->count];
 
-	batch->decisions++;
+	batch->decisions += logrow_decisions(row);
 	*own = *row;
 
 	/* What comes after a refund is not what it gave back. */
@@ -299,6 +307,14 @@ add_to_batch(const LogRow *whole)
 	batch->rows[batch->count++] = own;
 }
 
+/* What is held back may have to be returned to the queue: leave it room there. */
+static void
+keep_room(LogQueue *queue)
+{
+	pg_atomic_write_u64(&queue->ring.kept,
+						held_bytes == 0 ? 0 : held_bytes + LARGEST_ENTRY);
+}
+
 /* Add what is due of the rows that are held back. */
 static void
 add_held_rows(bool everything)
@@ -306,7 +322,7 @@ add_held_rows(bool everything)
 	dlist_mutable_iter iter;
 	TimestampTz now = GetCurrentTimestamp();
 
-	everything |= held_count > WRITER_MAX_ROWS;
+	everything |= held_count > WRITER_MAX_ROWS || held_bytes > held_limit;
 	dlist_foreach_modify(iter, &held)
 	{
 		HeldRow    *row = dlist_container(HeldRow, node, iter.cur);
@@ -347,7 +363,9 @@ collect(LogQueue *queue, bool everything)
 	batch->decisions = 0;
 	batch->redates = false;
 	merge_reset(alike_admitted);
+	held_limit = queue->ring.size / 4;
 	while (batch->count < WRITER_MAX_ROWS && held_count <= WRITER_MAX_ROWS &&
+		   held_bytes <= held_limit &&
 		   !batch->redates)
 	{
 		uint64		before = batch->position;
@@ -379,6 +397,7 @@ collect(LogQueue *queue, bool everything)
 	/* Only now: what was just read may belong to one that is due. */
 	if (!batch->redates)
 		add_held_rows(everything);
+	keep_room(queue);
 	batch->collected = true;
 }
 
@@ -623,7 +642,14 @@ writer_committed(LogQueue *queue)
 	queue_advance(queue, batch->position, batch->decisions, batch->count,
 				batch->until);
 	while (!dlist_is_empty(&batch->held))
-		pfree(dlist_container(HeldRow, node, dlist_pop_head_node(&batch->held)));
+	{
+		HeldRow    *row = dlist_container(HeldRow, node,
+										  dlist_pop_head_node(&batch->held));
+
+		held_bytes -= row->bytes;
+		pfree(row);
+	}
+	keep_room(queue);
 	batch->collected = false;
 	batch->number++;
 }
@@ -650,7 +676,7 @@ put_back(LogQueue *queue, dlist_head *rows)
 		}
 		if (row.requests == 0)
 			continue;
-		if (!ring_reserve(&queue->ring, logrow_size(&row), &place))
+		if (!ring_reserve_kept(&queue->ring, logrow_size(&row), &place))
 			return;
 		logrow_pack(&row, ring_payload(&place));
 		ring_publish(&place);
@@ -664,4 +690,6 @@ writer_put_back(LogQueue *queue)
 		return;
 	put_back(queue, &batch->held);
 	put_back(queue, &held);
+	held_bytes = 0;
+	keep_room(queue);
 }

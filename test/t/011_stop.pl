@@ -155,6 +155,38 @@ $cold->{psql}->finish;
 is(slurp_file($cold->{out}), "101\n", 'unlocked: who asked before was told of them');
 is(differences(), '', 'unlocked: usage is the sum of the log');
 
+# A larger buffer than the one that was left: it comes with the start after.
+sql("SELECT count(*) FROM tierlimit.check_many(array_fill('a longer name'::text, '{5000}'), 'wide')");
+sql('SELECT tierlimit.log_flush()');
+sql("BEGIN; LOCK TABLE tierlimit.request_log; PREPARE TRANSACTION 'locks'");
+sql("SELECT count(*) FROM tierlimit.check_many(array_fill('a longer name'::text, '{4000}'), 'wide')");
+$node->stop('fast');
+$node->append_conf('postgresql.conf', "tierlimit.log_buffer = '1301kB'");
+$node->start;
+sql("COMMIT PREPARED 'locks'");
+sql('SELECT tierlimit.log_flush()');
+is(sql("SELECT string_agg(DISTINCT key, ','), sum(requests) FROM tierlimit.request_log WHERE length(key) IN (0, 13)"),
+	'a longer name|9000', 'larger buffer: each is in the log');
+
+# Held denials have their room in a full buffer.
+$node->append_conf('postgresql.conf', "tierlimit.log_buffer = '1MB'");
+$node->restart;
+sql("SELECT allowed FROM tierlimit.check('full', 'wide')");
+sql('SELECT tierlimit.log_flush()');
+sql("SELECT count(*) FROM tierlimit.check_many(ARRAY(SELECT 'denied ' || i FROM generate_series(1, 300) i))");
+usleep(400_000);
+sql("BEGIN; LOCK TABLE tierlimit.request_log; PREPARE TRANSACTION 'locks'");
+like(error_of("SELECT count(*) FROM generate_series(1, 100000) i, tierlimit.check(left('full', 4 + i), 'wide')"),
+	qr/could not write to the request log/, 'full buffer: calls are told');
+my $admitted_full = sql('SELECT admitted - 1 FROM tierlimit.stat');
+$node->stop('fast');
+$node->start;
+sql("COMMIT PREPARED 'locks'");
+sql('SELECT tierlimit.log_flush()');
+is(sql("SELECT sum(requests) FROM tierlimit.request_log WHERE key LIKE 'denied %'"), '300', 'full buffer: denials that were held are in the log');
+is(sql("SELECT sum(requests) FROM tierlimit.request_log WHERE key = 'full'"), $admitted_full + 1, 'full buffer: so is what was admitted');
+is(sql($pending), '0', 'full buffer: nothing is pending');
+
 #
 # The server has no place for a log writer
 #

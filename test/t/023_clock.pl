@@ -79,6 +79,24 @@ is(at('2030-01-01+00', sprintf $authorize, 'ann'), 't', 'address: back and forth
 is(sql(sprintf("SELECT d.allowed, $close FROM secret, tierlimit.authorize(secret, NULL, '192.0.2.1') d WHERE name = '%s'", 'ann')),
 	't|t', 'address: the key itself');
 
+# What was given back by the wrong clock was given back of what came before it.
+at('2030-01-01+00', "SELECT tierlimit.check('order', 'three'), tierlimit.check('order', 'three');",
+	"SELECT tierlimit.reset('order');", "SELECT tierlimit.check('order', 'three');");
+is(sql(sprintf $used, 'order', 'three'), '1', 'order: a reset by the wrong clock');
+is(sql("SELECT allowed, remaining FROM tierlimit.check('order', 'three')"), 't|1', 'order: keeps what came after it');
+is(differences(), '', 'order: in the log, too');
+$node->restart;
+is(sql(sprintf $used, 'order', 'three'), '2', 'order: also after a restart');
+
+# By the right clock, what was counted by the wrong one can be given back.
+at('2030-01-01+00', "SELECT tierlimit.check('back 1', 'three', 1, NULL, 'id 1');", "SELECT tierlimit.check('back 2', 'three');");
+is(sql("SELECT tierlimit.refund('back 1', request_id => 'id 1')"), '1', 'given back: a call of the wrong clock');
+is(sql(sprintf $used, 'back 1', 'three'), '0', 'given back: is not counted any more');
+sql("SELECT tierlimit.reset('back 2')");
+is(sql(sprintf $used, 'back 2', 'three'), '0', 'given back: nor is one that was reset');
+is(sql("SELECT allowed, remaining FROM tierlimit.check('back 2', 'three')"), 't|2', 'given back: the next call is the first one');
+is(differences(), '', 'given back: usage is the sum of the log');
+
 #
 # Rows of the future, of a server whose clock was ahead
 #

@@ -100,6 +100,18 @@ is(once('promoted', 'b'), 't|f', 'after a promotion: another one is new');
 is(once('promoted', 'b'), 't|t', 'after a promotion: and known from then on');
 is(differences(), '', 'after a promotion: usage is the sum of the log');
 
+# What was given back before is of another call with that id.
+$standby->append_conf('postgresql.conf', "tierlimit.request_memory = '6s'");
+$standby->reload;
+is(once('again', 'a'), 't|f', 'given back: a call');
+sleep 3;
+is(sql("SELECT tierlimit.refund('again', request_id => 'a')"), '1', 'given back: it is');
+is(once('again', 'a'), 't|f', 'given back: it is charged again');
+sleep 4;
+sql("SELECT tierlimit.check('again', 'wide'), tierlimit.refund('again')");
+is(once('again', 'a'), 't|t', 'given back: and known, also when the first one is forgotten');
+is(used('again'), '1', 'given back: one is counted');
+
 # When the setting grows, what was forgotten is asked for in the log.
 $standby->append_conf('postgresql.conf', "tierlimit.request_memory = '1s'");
 $standby->reload;

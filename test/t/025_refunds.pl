@@ -138,6 +138,26 @@ is(sql("SELECT allowed, repeated FROM tierlimit.check('unnamed', 'both', 3, NULL
 is(sql("SELECT allowed, repeated FROM tierlimit.check('unnamed', 'both', 3, NULL, 'x')"), 't|t', 'unnamed: once');
 is(used('unnamed', 'both'), '1 3', 'unnamed: that is counted');
 
+# A named call gives back what is left of it.
+sql("SELECT tierlimit.check('left', 'both', 1, NULL, 'z1'), tierlimit.check('left', 'both', 5, NULL, 'z2')");
+is(sql("SELECT tierlimit.refund('left', 3, 0)"), '3', 'left: a part of a call is given back unnamed');
+is(sql("SELECT tierlimit.refund('left', request_id => 'z2')"), '2', 'left: then the rest of it by its name');
+is(sql("SELECT tierlimit.refund('left', request_id => 'z2')"), '0', 'left: and no more');
+is(used('left', 'both'), '1 1', 'left: the other one stays');
+sql("SELECT tierlimit.reset('left')");
+is(sql("SELECT tierlimit.refund('left', request_id => 'z1')"), '0', 'left: nothing after a reset');
+sql('SELECT tierlimit.log_flush()');
+is(sql("SELECT sum(requests), sum(credits) FROM tierlimit.request_log WHERE key = 'left'"), '0|0', 'left: the log says so');
+
+# Rows that somebody else has written.
+sql("INSERT INTO tierlimit.request_log (at, key, account, tier, error_code, requests, credits, request_id)
+	SELECT clock_timestamp(), 'foreign', account, 'both', 0, 1, 1, 'id ' || length(account) FROM (VALUES (''), (repeat('a', 300))) AS a (account)");
+for my $length (0, 300)
+{
+	is(sql("SELECT tierlimit.refund('foreign', request_id => 'id $length')"), '0', "foreign: an account of $length bytes is not ours to refund");
+	is(sql("SELECT allowed FROM tierlimit.check('foreign', 'both', 1, NULL, 'id $length')"), 't', "foreign: nor is it in the way of a call");
+}
+
 #
 # What was counted in a calendar period that is over
 #
