@@ -153,7 +153,8 @@ my @timeouts = grep { sql("SELECT count(*) FROM pg_settings WHERE name = '$_'") 
 my $offset = -s $node->logfile;
 
 $reader->quit;
-$node->append_conf('postgresql.conf', "$_ = '1ms'") for @timeouts;
+# Those of postgresql.conf would end our own sessions before they are ready.
+sql(join '; ', map { "ALTER DATABASE postgres SET $_ = '1ms'" } @timeouts);
 {
 	local $ENV{PGOPTIONS} = join ' ', map { "-c $_=0" } @timeouts;
 
