@@ -55,6 +55,8 @@ extern bool ring_reserve(Ring *ring, uint32 length, RingPlace *place);
 
 /* For the one reader: to append what it has released, in room that it has kept. */
 extern bool ring_reserve_kept(Ring *ring, uint32 length, RingPlace *place);
+
+/* How many bytes of a ring a payload of length bytes takes. */
 extern uint32 ring_entry_size(uint32 length);
 extern void *ring_payload(const RingPlace *place);
 extern void ring_publish(const RingPlace *place);
