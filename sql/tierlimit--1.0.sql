@@ -171,7 +171,17 @@ CREATE FUNCTION tierlimit.key_changed() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'tierlimit_key_changed_1_0' LANGUAGE C;
 
 COMMENT ON FUNCTION tierlimit.tiers_changed() IS 'Trigger: makes all sessions read the tables again at commit; numbers are whole, a tier''s limits not too many, and patterns match something';
+CREATE FUNCTION tierlimit.key_deleted() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'tierlimit_key_deleted_1_0' LANGUAGE C;
+
+COMMENT ON FUNCTION tierlimit.key_deleted() IS 'Trigger: a key that is deleted and made anew starts afresh';
 COMMENT ON FUNCTION tierlimit.key_changed() IS 'Trigger: makes the next call of a key read its row again; a key keeps its name, and a time zone exists';
+
+CREATE CONSTRAINT TRIGGER deleted AFTER DELETE ON tierlimit.api_key
+	DEFERRABLE INITIALLY DEFERRED
+	FOR EACH ROW EXECUTE FUNCTION tierlimit.key_deleted();
+CREATE TRIGGER truncated BEFORE TRUNCATE ON tierlimit.api_key
+	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.key_deleted();
 
 -- Row by row, since logical replication fires no statement triggers but those of
 -- TRUNCATE; and ALWAYS, so that it does fire these.  Before a row changes, so
@@ -236,7 +246,7 @@ COMMENT ON COLUMN tierlimit.request_log.ip IS 'of the caller; NULL: not known, o
 COMMENT ON COLUMN tierlimit.request_log.error_code IS '0: admitted, or given back';
 COMMENT ON COLUMN tierlimit.request_log.requests IS 'how many calls; negative: given back';
 COMMENT ON COLUMN tierlimit.request_log.credits IS 'what they cost, or would have cost';
-COMMENT ON COLUMN tierlimit.request_log.shadow_code IS 'what a shadow limit would have answered; 0: a reset';
+COMMENT ON COLUMN tierlimit.request_log.shadow_code IS 'what a shadow limit would have answered; 0: all that was counted before is forgotten, by a reset or since the key was deleted';
 COMMENT ON TABLE tierlimit.request_log_default IS 'Decisions of days that have no partition of their own';
 
 CREATE TABLE tierlimit.usage_hourly (
@@ -446,7 +456,8 @@ BEGIN
 	SELECT coalesce(account, key), account IS NOT NULL, date_trunc('minute', at), max(at), sum(requests),
 		tierlimit.saturated(sum(credits))
 	FROM tierlimit.request_log WHERE at >= since AND at < until AND error_code = 0 AND key IS NOT NULL
-	GROUP BY 1, 2, 3 HAVING count(*) > 4 AND min(requests) >= 0 AND min(credits) >= 0;
+	GROUP BY 1, 2, 3 HAVING count(*) > 4 AND min(requests) >= 0 AND min(credits) >= 0
+		AND bool_and(shadow_code IS DISTINCT FROM 0);
 
 	UPDATE tierlimit.log_state SET summed_until = until;
 END

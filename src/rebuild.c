@@ -265,8 +265,7 @@ typedef enum ClaimResult
 static void
 forget_windows(Subject *subject, Purse *purse)
 {
-	while (subject->windows != NO_BLOCK)
-		subject_drop_window(subject, subject_window_at(subject->windows), purse);
+	subject_drop_windows(subject, purse);
 	subject->clock = PG_INT64_MIN;
 }
 

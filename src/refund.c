@@ -242,14 +242,6 @@ try_in_memory(Call *call, LogQueue *queue, Units units, LogRow *row)
 	return true;
 }
 
-/* Drop the windows of a subject: its next call fills them from the log. */
-static void
-drop_windows(Subject *subject, Purse *purse)
-{
-	while (subject->windows != NO_BLOCK)
-		subject_drop_window(subject, subject_window_at(subject->windows), purse);
-}
-
 /* Whether somebody else is reading the subject: then its name is returned. */
 static const SubjectName *
 claimed_by_another(const SubjectName *names, int count, const SubjectName *mine)
@@ -299,7 +291,7 @@ queue_row(const SubjectName *names, int count, const SubjectName *mine,
 				store_stats(names[i].hash)->stray_position = place.end;
 				continue;
 			}
-			drop_windows(subject, &purse);
+			subject_drop_windows(subject, &purse);
 			note_given_back(subject, row, place.end);
 			subject->gave_back |= request == NULL;
 		}

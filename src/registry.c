@@ -41,6 +41,10 @@
  * memory was set up and yet live: prepared ones.  Where these are enabled,
  * nothing is kept until all that ran at the first look-up have ended.
  *
+ * A key that is deleted and made anew starts afresh.  So the mark tells its last
+ * deletion, too: who reads the table next, by the name or by a secret of it,
+ * forgets what had been counted before that.
+ *
  * On a standby there are no marks, hence nothing is kept; peek and usage read
  * the table each time.
  *
@@ -56,6 +60,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type.h"
+#include "claim.h"
 #include "query.h"
 #include "registry.h"
 #include "scope.h"
@@ -251,14 +256,25 @@ is_ancient(TransactionId xid)
 	return TransactionIdFollowsOrEquals(xid, ReadNextTransactionId());
 }
 
-/* Read the table; returns whether what it says may be kept. */
+/* Whether a transaction has set the mark since somebody kept what it left. */
 static bool
-read_table(const SubjectName *key, const Mark *mark, KeyRecord *record)
+is_changed(const Mark *mark)
+{
+	return TransactionIdIsValid(mark->changed_by) &&
+		!is_ancient(mark->changed_by);
+}
+
+/*
+ * Read the table; returns whether what it says may be kept.  What is older than
+ * *xmin had ended before.
+ */
+static bool
+read_table(const SubjectName *key, const Mark *mark, KeyRecord *record,
+		   TransactionId *xmin)
 {
 	Reading		reading;
 	Datum		name;
-	bool		changed = TransactionIdIsValid(mark->changed_by) &&
-		!is_ancient(mark->changed_by);
+	bool		changed = is_changed(mark);
 	bool		ended;
 
 	/* These have to be asked before the snapshot is taken. */
@@ -271,6 +287,7 @@ read_table(const SubjectName *key, const Mark *mark, KeyRecord *record)
 		ended = ended && TransactionIdPrecedes(mark->changed_by,
 											   reading.snapshot->xmin);
 	ended = ended && none_runs_since_start(reading.snapshot);
+	*xmin = reading.snapshot->xmin;
 
 	/* A bytea looks like a text. */
 	name = PointerGetDatum(cstring_to_text_with_len(key->name, key->length));
@@ -323,14 +340,92 @@ keep(const SubjectName *key, uint32 definition, const Mark *mark,
 	return fits;
 }
 
+/* Whether a key may have been deleted since its windows were filled. */
+static bool
+may_be_deleted(const SubjectName *key, Mark *mark)
+{
+	const Subject *subject;
+	bool		deleted;
+
+	store_lock(&key->hash, 1, LW_SHARED);
+	*mark = *store_mark(key->hash);
+	subject = subject_find(key);
+	deleted = subject != NULL && mark->deleted_in != 0 &&
+		(int32) (subject->record_generation - mark->deleted_in) < 0;
+	store_unlock(&key->hash, 1);
+	return deleted;
+}
+
+/* Drop its windows, as of a generation; false if somebody is filling them. */
+static bool
+try_forget(const SubjectName *key, uint32 generation)
+{
+	Purse		purse = {.base = store->blocks};
+	Subject    *subject;
+	bool		filling;
+
+	store_lock(&key->hash, 1, LW_EXCLUSIVE);
+	subject = subject_find(key);
+	filling = subject != NULL && subject->filling;
+	if (subject != NULL && !filling)
+	{
+		subject_drop_windows(subject, &purse);
+		subject_set_record(subject, RECORD_UNKNOWN, NULL, 0, &purse);
+		subject->record_generation = generation;
+	}
+	pool_return(&store->pool, &purse, partition_of(key->hash));
+	store_unlock(&key->hash, 1);
+	return !filling;
+}
+
+/*
+ * Forget what is in memory of a key that was deleted, once the transaction that
+ * did so has ended.  Its next call fills its windows from the log, which says
+ * whether that was committed (triggers.c).  Who is filling them now may have
+ * looked there before.
+ */
+static void
+forget_deleted(const SubjectName *key, TransactionId xmin)
+{
+	Mark		mark;
+
+	if (!may_be_deleted(key, &mark))
+		return;
+	if (is_changed(&mark) &&
+		(mark.several ? !TransactionIdPrecedes(mark.changed_by, xmin)
+		 : TransactionIdIsInProgress(mark.changed_by)))
+		return;
+	while (!try_forget(key, mark.generation))
+		claim_wait(key);
+}
+
+/* The key that a row of the table is about. */
+static SubjectName
+key_of(const SubjectName *looked_up, const KeyRecord *record)
+{
+	return looked_up->kind == SUBJECT_KEY ? *looked_up
+		: subject_name(looked_up->scope, SUBJECT_KEY, record->name,
+					   strlen(record->name));
+}
+
 void
 registry_look_up(const SubjectName *key, KeyRecord *record)
 {
 	uint32		definition = installation()->api_key_version;
 	Mark		mark;
+	TransactionId xmin;
+	bool		ended;
 
-	if (!recall(key, definition, record, &mark) &&
-		read_table(key, &mark, record) && definition != 0 &&
+	if (recall(key, definition, record, &mark))
+		return;
+	ended = read_table(key, &mark, record, &xmin);
+	if (key->kind == SUBJECT_KEY || record->registered)
+	{
+		SubjectName subject = key_of(key, record);
+
+		forget_deleted(&subject, xmin);
+	}
+	if (ended && definition != 0 &&
 		!keep(key, definition, &mark, record) && sweep_for_room(clock_read()))
 		keep(key, definition, &mark, record);
 }
@@ -357,4 +452,35 @@ registry_change(const SubjectName *key)
 	store_lock(&key->hash, 1, LW_EXCLUSIVE);
 	set_mark(store_mark(key->hash), by);
 	store_unlock(&key->hash, 1);
+}
+
+static void
+set_mark_deleted(Mark *mark, TransactionId by)
+{
+	set_mark(mark, by);
+	mark->deleted_in = mark->generation;
+}
+
+void
+registry_delete(const SubjectName *key)
+{
+	TransactionId by = GetTopTransactionId();
+
+	store_lock(&key->hash, 1, LW_EXCLUSIVE);
+	set_mark_deleted(store_mark(key->hash), by);
+	store_unlock(&key->hash, 1);
+}
+
+void
+registry_delete_all(void)
+{
+	TransactionId by = GetTopTransactionId();
+
+	for (uint64 partition = 0; partition < NUM_PARTITIONS; partition++)
+	{
+		store_lock(&partition, 1, LW_EXCLUSIVE);
+		for (uint64 i = partition; i < store->nmarks; i += NUM_PARTITIONS)
+			set_mark_deleted(store_mark(i), by);
+		store_unlock(&partition, 1);
+	}
 }

@@ -46,4 +46,8 @@ extern void registry_look_up(const SubjectName *key, KeyRecord *record);
 /* This transaction has changed the row of a key, or of a secret. */
 extern void registry_change(const SubjectName *key);
 
+/* It has deleted the row of a key; or all of them. */
+extern void registry_delete(const SubjectName *key);
+extern void registry_delete_all(void);
+
 #endif							/* TIERLIMIT_REGISTRY_H */

@@ -24,6 +24,8 @@
 typedef struct Mark
 {
 	uint32		generation;		/* grows with every change */
+	uint32		deleted_in;		/* the one in which a key was deleted last; 0:
+								 * none was */
 	TransactionId changed_by;	/* the newest transaction that made one */
 	bool		several;		/* and older ones may still be running */
 } Mark;

@@ -206,9 +206,7 @@ subject_remove_at(uint64 hash, BlockNo *link, Purse *purse)
 	BlockNo		block = *link;
 	Subject    *subject = subject_at(block);
 
-	while (subject->windows != NO_BLOCK)
-		subject_drop_window(subject, subject_window_at(subject->windows),
-							purse);
+	subject_drop_windows(subject, purse);
 	bytes_free(subject->name_rest, purse);
 	bytes_free(subject->record, purse);
 	*link = subject->next;
@@ -291,6 +289,13 @@ subject_drop_window(Subject *subject, SubjectWindow *window, Purse *purse)
 	*link = window->next;
 	window_clear(&window->window, purse);
 	purse_put(purse, block);
+}
+
+void
+subject_drop_windows(Subject *subject, Purse *purse)
+{
+	while (subject->windows != NO_BLOCK)
+		subject_drop_window(subject, subject_window_at(subject->windows), purse);
 }
 
 TimestampTz

@@ -121,6 +121,9 @@ extern SubjectWindow *subject_add_window(Subject *subject, const WindowId *id,
 extern void subject_drop_window(Subject *subject, SubjectWindow *window,
 								Purse *purse);
 
+/* All of them: the subject's next call fills them from the log. */
+extern void subject_drop_windows(Subject *subject, Purse *purse);
+
 /* From when on none of its windows counts anything; INT64_MIN: already. */
 extern TimestampTz subject_empty_at(const Subject *subject);
 

@@ -13,10 +13,14 @@
 
 #include "access/htup_details.h"
 #include "calendar.h"
+#include "catalog/pg_type.h"
+#include "clock.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "past.h"
 #include "path.h"
+#include "query.h"
 #include "registry.h"
 #include "tiers.h"
 #include "utils/builtins.h"
@@ -26,6 +30,7 @@
 
 PG_FUNCTION_INFO_V1(tierlimit_tiers_changed_1_0);
 PG_FUNCTION_INFO_V1(tierlimit_key_changed_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_key_deleted_1_0);
 
 /*
  * The trigger functions are for our own tables, and some for one of them only
@@ -179,10 +184,10 @@ tierlimit_tiers_changed_1_0(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-/* Tell the registry that what is known by this column's value changes. */
+/* Tell the registry of what is known by this column's value, in its way. */
 static void
-change_record(const TriggerData *data, HeapTuple row, const char *column,
-			  SubjectKind kind)
+tell_of_record(const TriggerData *data, HeapTuple row, const char *column,
+			   SubjectKind kind, void (*tell) (const SubjectName *))
 {
 	text	   *name = column_of(data, row, column);
 	SubjectName subject;
@@ -193,14 +198,16 @@ change_record(const TriggerData *data, HeapTuple row, const char *column,
 		return;
 	subject = subject_name(installation()->scope, kind, VARDATA_ANY(name),
 						   VARSIZE_ANY_EXHDR(name));
-	registry_change(&subject);
+	tell(&subject);
 }
 
 static void
 change_key(const TriggerData *data, HeapTuple row)
 {
-	change_record(data, row, "name", SUBJECT_KEY);
-	change_record(data, row, "key_hash", SUBJECT_SECRET);
+	tell_of_record(data, row, "name", SUBJECT_KEY,
+				   TRIGGER_FIRED_BY_DELETE(data->tg_event)
+				   ? registry_delete : registry_change);
+	tell_of_record(data, row, "key_hash", SUBJECT_SECRET, registry_change);
 }
 
 /* Tell the registry what happens to a row. */
@@ -276,4 +283,92 @@ tierlimit_key_changed_1_0(PG_FUNCTION_ARGS)
 	}
 	change_keys(data);
 	return trigger_result(data);
+}
+
+/*
+ * A key that is deleted and made anew starts afresh: a row of the log, written by
+ * the transaction that deletes it, says that all before is forgotten, as that of a
+ * reset does.  It gives nothing back, since what was used has to be paid.
+ *
+ * While that transaction runs the key goes on: so the row is written as late as
+ * can be, when it commits.
+ */
+static Statement forget_statement = {
+	"INSERT INTO tierlimit.request_log"
+	" (at, key, tier, error_code, requests, credits, shadow_code)"
+	" VALUES ($1, $2, $3, 0, 0, 0, 0)", 3, {TIMESTAMPTZOID, TEXTOID, TEXTOID}, NULL
+};
+
+/* The row has to be read: not a sum of its minute, should there be one already. */
+static Statement unsum_statement = {
+	"DELETE FROM tierlimit.usage_minute"
+	" WHERE subject OPERATOR(pg_catalog.=) $2 AND NOT is_account"
+	" AND minute OPERATOR(pg_catalog.=) pg_catalog.date_trunc('minute', $1)",
+	2, {TIMESTAMPTZOID, TEXTOID}, NULL
+};
+
+static Statement names_query = {
+	"SELECT name, tier FROM tierlimit.api_key", 0, {0}, NULL
+};
+
+/* After all that is counted for a key, also by a clock that was wrong. */
+static TimestampTz
+time_to_forget(const text *key)
+{
+	TimestampTz now = clock_read().now;
+	SubjectName name;
+	const Subject *subject;
+
+	if (store == NULL)
+		return past_newest(key, now);
+	name = subject_name(installation()->scope, SUBJECT_KEY, VARDATA_ANY(key),
+						VARSIZE_ANY_EXHDR(key));
+	store_lock(&name.hash, 1, LW_SHARED);
+	subject = subject_find(&name);
+	if (subject != NULL)
+		now = Max(now, subject->clock);
+	store_unlock(&name.hash, 1);
+	return past_newest(key, now);
+}
+
+static void
+forget_key(text *key, text *tier)
+{
+	Datum		args[] = {
+		TimestampTzGetDatum(time_to_forget(key)), PointerGetDatum(key),
+		PointerGetDatum(tier)
+	};
+
+	query_write(&forget_statement, args, NULL);
+	query_write(&unsum_statement, args, NULL);
+}
+
+static void
+forget_all_keys(void)
+{
+	Reading		reading;
+	int			count;
+
+	query_begin(&reading);
+	query_run(&reading, &names_query, NULL);
+	count = (int) SPI_processed;
+	for (int i = 0; i < count; i++)
+		forget_key(query_text(i, 1), query_text(i, 2));
+	query_end(&reading);
+	if (store != NULL)
+		registry_delete_all();
+}
+
+/* When a transaction that has deleted rows of api_key commits; before TRUNCATE. */
+Datum
+tierlimit_key_deleted_1_0(PG_FUNCTION_ARGS)
+{
+	TriggerData *data = trigger_data(fcinfo, "api_key");
+
+	if (TRIGGER_FIRED_BY_TRUNCATE(data->tg_event))
+		forget_all_keys();
+	else
+		forget_key(column_of(data, data->tg_trigtuple, "name"),
+				   column_of(data, data->tg_trigtuple, "tier"));
+	return PointerGetDatum(NULL);
 }

@@ -157,24 +157,22 @@ compare_window(ReturnSetInfo *result, const CountedSubject *noted,
 
 /*
  * The tier that a subject's limits are named by, as usage() does: the one of its
- * kind, the registered key's own, or the one that it was last called under.
+ * kind, or the registered key's own; NULL, the one that it was last called under.
+ * What was counted for a key that was deleted since is forgotten then.
  */
 static text *
 tier_of(const SubjectName *name)
 {
+	KeyRecord	record;
+
 	if (name->kind == SUBJECT_ADDRESS)
 		return cstring_to_text(ADDRESS_TIER);
 	if (name->kind == SUBJECT_ANONYMOUS || name->kind == SUBJECT_NOBODY)
 		return cstring_to_text(ANONYMOUS_TIER);
-	if (name->kind == SUBJECT_KEY)
-	{
-		KeyRecord	record;
-
-		registry_look_up(name, &record);
-		if (record.registered)
-			return cstring_to_text(record.tier);
-	}
-	return past_tier(name);
+	if (name->kind != SUBJECT_KEY)
+		return NULL;
+	registry_look_up(name, &record);
+	return record.registered ? cstring_to_text(record.tier) : NULL;
 }
 
 /* What of the log the windows need: sums that cross none of their borders. */
@@ -201,15 +199,16 @@ span_of(const CountedSubject *noted)
 }
 
 static void
-compare_claimed(ReturnSetInfo *result, const CountedSubject *noted)
+compare_claimed(ReturnSetInfo *result, const CountedSubject *noted,
+				const text *tier)
 {
 	PastSpan	span = span_of(noted);
 	Past		past;
-	text	   *tier;
 	TimestampTz first_later;
 
 	log_wait_written(claim_log_position(noted->name));
-	tier = tier_of(noted->name);
+	if (tier == NULL)
+		tier = past_tier(noted->name);
 	past = past_read(noted->name, &span);
 	(void) rebuild_bring_home(&past, noted->now, &first_later);
 	for (int i = 0; i < noted->count; i++)
@@ -222,13 +221,14 @@ static void
 compare(ReturnSetInfo *result, const SubjectName *name, TimestampTz now)
 {
 	CountedSubject *noted = palloc(sizeof(CountedSubject));
+	text	   *tier = tier_of(name);
 
 	claim_wait(name);
 	if (claim_and_note(noted, name, now))
 	{
 		PG_ENSURE_ERROR_CLEANUP(claim_clean_up, PointerGetDatum(name));
 		{
-			compare_claimed(result, noted);
+			compare_claimed(result, noted, tier);
 		}
 		PG_END_ENSURE_ERROR_CLEANUP(claim_clean_up, PointerGetDatum(name));
 		claim_release(name);
