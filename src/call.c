@@ -179,7 +179,7 @@ call_lock(Call *call, LWLockMode mode)
 	{
 		bool		out_of_plan = false;
 
-		store_lock(call->hashes, call->nlocks, mode);
+		partition_lock(call->hashes, call->nlocks, mode);
 		for (int i = 0; i < call->count; i++)
 		{
 			Work	   *work = &call->works[i];
@@ -194,7 +194,7 @@ call_lock(Call *call, LWLockMode mode)
 			return;
 
 		/* Calendars may load a time zone: not under a lock. */
-		store_unlock(call->hashes, call->nlocks);
+		partition_unlock(call->hashes, call->nlocks);
 		for (int i = 0; i < call->count; i++)
 			call_plan(&call->works[i], call->clock.now);
 	}
@@ -203,5 +203,5 @@ call_lock(Call *call, LWLockMode mode)
 void
 call_unlock(Call *call)
 {
-	store_unlock(call->hashes, call->nlocks);
+	partition_unlock(call->hashes, call->nlocks);
 }

@@ -8,7 +8,7 @@
 #ifndef TIERLIMIT_CALL_H
 #define TIERLIMIT_CALL_H
 
-#include "limiter.h"
+#include "charge.h"
 #include "request.h"
 
 /*

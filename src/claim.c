@@ -31,7 +31,7 @@ try_take(const SubjectName *name, bool *fits)
 	bool		taken = false;
 
 	*fits = true;
-	store_lock(&name->hash, 1, LW_EXCLUSIVE);
+	partition_lock(&name->hash, 1, LW_EXCLUSIVE);
 	subject = subject_find(name);
 	if (subject == NULL)
 	{
@@ -42,7 +42,7 @@ try_take(const SubjectName *name, bool *fits)
 	}
 	if (subject != NULL && !subject->filling)
 		subject->filling = taken = true;
-	store_unlock(&name->hash, 1);
+	partition_unlock(&name->hash, 1);
 	return taken;
 }
 
@@ -65,11 +65,11 @@ claim_release(const SubjectName *name)
 {
 	Subject    *subject;
 
-	store_lock(&name->hash, 1, LW_EXCLUSIVE);
+	partition_lock(&name->hash, 1, LW_EXCLUSIVE);
 	subject = subject_find(name);
 	if (subject != NULL)
 		subject->filling = false;
-	store_unlock(&name->hash, 1);
+	partition_unlock(&name->hash, 1);
 	ConditionVariableBroadcast(&store->filled);
 }
 
@@ -92,10 +92,10 @@ claim_wait(const SubjectName *name)
 		bool		filling;
 
 		ConditionVariablePrepareToSleep(&store->filled);
-		store_lock(&name->hash, 1, LW_SHARED);
+		partition_lock(&name->hash, 1, LW_SHARED);
 		subject = subject_find(name);
 		filling = subject != NULL && subject->filling;
-		store_unlock(&name->hash, 1);
+		partition_unlock(&name->hash, 1);
 		if (!filling)
 			break;
 		if (GetCurrentTimestamp() - since > CALL_PATIENCE)
@@ -117,12 +117,12 @@ claim_log_position(const SubjectName *name)
 	Subject    *subject;
 	uint64		position;
 
-	store_lock(&name->hash, 1, LW_SHARED);
+	partition_lock(&name->hash, 1, LW_SHARED);
 	subject = subject_find(name);
 	position = subject == NULL ? 0 : subject->log_position;
 	position = Max(position,
 				   store->partitions[partition_of(name->hash)].stats.stray_position);
-	store_unlock(&name->hash, 1);
+	partition_unlock(&name->hash, 1);
 	if (name->kind == SUBJECT_ADDRESS)
 		position = Max(position,
 					   pg_atomic_read_u64(&store->address_position));

@@ -37,11 +37,4 @@ extern Clock clock_read(void);
 /* Read it again, after a wait; one that was handed to us stays as it is. */
 extern Clock clock_read_again(Clock clock);
 
-/* Whether so much time has passed; also where the clock was set back. */
-static inline bool
-has_passed(TimestampTz since, TimestampTz now, int64 interval)
-{
-	return now < since || now - since > interval;
-}
-
 #endif							/* TIERLIMIT_CLOCK_H */

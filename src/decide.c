@@ -13,6 +13,7 @@
 
 #include "address.h"
 #include "decide.h"
+#include "limiter.h"
 #include "request.h"
 #include "settings.h"
 #include "utils/builtins.h"

@@ -9,7 +9,8 @@
 #define TIERLIMIT_DECISION_H
 
 #include "funcapi.h"
-#include "limiter.h"
+#include "charge.h"
+#include "logrow.h"
 
 /*
  * A decision, as the columns of tierlimit.decision say it.  Texts that are

@@ -18,6 +18,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "gate.h"
+#include "limiter.h"
 #include "miscadmin.h"
 #include "path.h"
 #include "policy.h"

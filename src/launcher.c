@@ -22,8 +22,8 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "clock.h"
 #include "compat.h"
+#include "elapsed.h"
 #include "launcher.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"

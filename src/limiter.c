@@ -358,7 +358,7 @@ lock_to_look(Call *call)
 			continue;
 		call_unlock(call);
 		rebuild_for_backend(call, DT_NOEND);
-		store_lock(call->hashes, call->nlocks, LW_SHARED);
+		partition_lock(call->hashes, call->nlocks, LW_SHARED);
 		return;
 	}
 }
@@ -415,14 +415,14 @@ limiter_refuse(uint64 hash, LogRow *row)
 	do
 	{
 		queue = log_open();
-		store_lock(&hash, 1, LW_EXCLUSIVE);
+		partition_lock(&hash, 1, LW_EXCLUSIVE);
 		logged = log_reserve(queue, row, &place);
 		if (logged)
 		{
 			store_stats(hash)->denied++;
 			store_stats(hash)->logged++;
 		}
-		store_unlock(&hash, 1);
+		partition_unlock(&hash, 1);
 		log_append(&place, row);
 		if (!logged)
 			log_wait_for_room(queue, row);

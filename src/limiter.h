@@ -11,37 +11,9 @@
 #ifndef TIERLIMIT_LIMITER_H
 #define TIERLIMIT_LIMITER_H
 
+#include "charge.h"
 #include "logrow.h"
-#include "subject.h"
-#include "tiers.h"
-
-/* A call is charged to one subject, or to two at once. */
-#define MAX_CHARGES 2
-
-/* Whom a call is charged to, and under which limits. */
-typedef struct Charge
-{
-	SubjectName subject;
-	const Tier *tier;
-	TimestampTz billing_anchor; /* of calendar limits; see calendar.h */
-	const char *timezone;
-} Charge;
-
-/* See request.h. */
-typedef struct Request Request;
-
-typedef struct Verdict
-{
-	bool		allowed;
-	int32		shadow_code;	/* of a limit that isn't enforced, or 0 */
-	TimestampTz asked_at;		/* what the clock said */
-	TimestampTz decided_at;
-	const TierLimit *limit;		/* the governing one; NULL: no limit applies */
-	int64		remaining;		/* in it, after the call if allowed */
-	TimestampTz free_at;		/* denied: when the call would be admitted;
-								 * WINDOW_NEVER: never */
-	TimestampTz resets_at;		/* DT_NOEND: nothing is counted */
-} Verdict;
+#include "request.h"
 
 /*
  * Decide a call of cost >= 0 credits, count it in all windows of all its
@@ -76,13 +48,6 @@ extern void limiter_note_durable(uint64 position);
  * call of this is on disk, if tierlimit.durability says so.
  */
 extern void limiter_wait_durable(void);
-
-/* What a limit holds now. */
-typedef struct LimitUse
-{
-	int64		used;
-	TimestampTz resets_at;		/* DT_NOEND: nothing is counted */
-} LimitUse;
 
 /* What each of the tier's limits holds now, in their order. */
 extern void limiter_usage(const Charge *charge, Clock clock, LimitUse *uses);

@@ -22,8 +22,8 @@
  */
 #include "postgres.h"
 
-#include "clock.h"
 #include "compat.h"
+#include "elapsed.h"
 #include "log.h"
 #include "miscadmin.h"
 #include "replication/syncrep.h"

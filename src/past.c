@@ -131,13 +131,6 @@ static Statement call_time = {
 	3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, NULL
 };
 
-static Statement newest_of_key = {
-	"SELECT pg_catalog.max(at) FROM tierlimit.request_log WHERE " OF_KEY
-	" AND at OPERATOR(pg_catalog.>) $2 AND at OPERATOR(pg_catalog.<) 'infinity'"
-	" AND " WITHIN_DAYS,
-	2, {TEXTOID, TIMESTAMPTZOID}, NULL
-};
-
 /* No limit counts what was longer ago than this, in days. */
 #define LONGEST_PAST 400
 
@@ -394,21 +387,6 @@ past_call(const SubjectName *subject, TimestampTz at, LogText request_id,
 	if (past.sums != NULL)
 		pfree(past.sums);
 	return sum;
-}
-
-TimestampTz
-past_newest(const text *key, TimestampTz since)
-{
-	LogDays		days = {query_day(since), ALL_DAYS_AFTER};
-	Datum		args[] = {PointerGetDatum(key), TimestampTzGetDatum(since)};
-	Reading		reading;
-	TimestampTz newest;
-
-	query_begin(&reading);
-	query_run_log(&reading, &newest_of_key, days, args);
-	newest = DatumGetTimestampTz(query_value(0, 1, TimestampTzGetDatum(since)));
-	query_end(&reading);
-	return newest;
 }
 
 /* The day from which on a key's newest row is in the log only. */

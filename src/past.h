@@ -55,12 +55,6 @@ extern Past past_read(const SubjectName *subject, const PastSpan *span);
 extern PastSum past_call(const SubjectName *subject, TimestampTz at,
 						 LogText request_id, TimestampTz *newest);
 
-/*
- * When the newest row of a key is, of those later than a time; that time if there
- * is none.
- */
-extern TimestampTz past_newest(const text *key, TimestampTz since);
-
 /* What a key or request_id is in PastSum. */
 extern uint64 past_hash(const char *bytes, int length);
 

@@ -10,7 +10,6 @@
 #include "address.h"
 #include "miscadmin.h"
 #include "policy.h"
-#include "secrets.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -126,10 +125,10 @@ void
 policy_for_secret(const text *secret, Policy *policy)
 {
 	Charge	   *charge = &policy->charge;
-	uint8		hash[SECRET_HASH_LENGTH];
+	uint8		hash[KEY_HASH_LENGTH];
 
 	tiers_refresh();
-	secret_hash(secret, hash);
+	registry_hash_secret(secret, hash);
 	charge->subject = subject_name(installation()->scope, SUBJECT_SECRET,
 								   (const char *) hash, sizeof(hash));
 	begin_policy(policy, NULL);

@@ -8,7 +8,7 @@
 #ifndef TIERLIMIT_POLICY_H
 #define TIERLIMIT_POLICY_H
 
-#include "limiter.h"
+#include "charge.h"
 #include "registry.h"
 #include "utils/inet.h"
 

@@ -29,14 +29,15 @@
  */
 #include "postgres.h"
 
-#include "clock.h"
+#include "compat.h"
+#include "elapsed.h"
+#include "lock.h"
 #include "logrow.h"
 #include "miscadmin.h"
 #include "queue.h"
 #include "settings.h"
 #include "storage/shmem.h"
 #include "storage/spin.h"
-#include "store.h"
 #include "utils/timestamp.h"
 
 /* See above. */
@@ -415,7 +416,7 @@ queue_close(LogQueue *queue)
 	SpinLockAcquire(&all->mutex);
 	set_state(queue, QUEUE_CLOSED, now);
 	SpinLockRelease(&all->mutex);
-	store_pass_locks();
+	partition_pass_all();
 }
 
 void

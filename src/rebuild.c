@@ -277,7 +277,7 @@ try_claim(Work *work, Clock clock)
 	Purse		purse = {.base = store->blocks};
 	ClaimResult result = CLAIMED;
 
-	store_lock(&name->hash, 1, LW_EXCLUSIVE);
+	partition_lock(&name->hash, 1, LW_EXCLUSIVE);
 	call_find_windows(work, clock);
 	if (work->distrusted && !work->subject->filling)
 	{
@@ -299,7 +299,7 @@ try_claim(Work *work, Clock clock)
 	if (result == CLAIMED)
 		work->subject->filling = true;
 	pool_return(&store->pool, &purse, partition_of(name->hash));
-	store_unlock(&name->hash, 1);
+	partition_unlock(&name->hash, 1);
 	return result;
 }
 
@@ -347,7 +347,7 @@ try_install(Work *work, const Building *building, Clock clock, LogQueue *queue,
 	RingPlace	place = NO_PLACE;
 	InstallResult result = INSTALLED;
 
-	store_lock(&name->hash, 1, LW_EXCLUSIVE);
+	partition_lock(&name->hash, 1, LW_EXCLUSIVE);
 	call_find_windows(work, clock);
 	Assert(work->subject != NULL && work->subject->filling);
 	if (!pool_fill(&store->pool, &purse, blocks_to_install(work, building),
@@ -369,7 +369,7 @@ try_install(Work *work, const Building *building, Clock clock, LogQueue *queue,
 			work->subject->log_position = place.end;
 	}
 	pool_return(&store->pool, &purse, partition_of(name->hash));
-	store_unlock(&name->hash, 1);
+	partition_unlock(&name->hash, 1);
 	log_append(&place, row);
 	return result;
 }

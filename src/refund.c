@@ -29,6 +29,7 @@
 #include "claim.h"
 #include "common/int.h"
 #include "evaluate.h"
+#include "limiter.h"
 #include "log.h"
 #include "past.h"
 #include "query.h"
@@ -279,7 +280,7 @@ queue_row(const SubjectName *names, int count, const SubjectName *mine,
 		RingPlace	place = NO_PLACE;
 		Purse		purse = {.base = store->blocks};
 
-		store_lock(hashes, nlocks, LW_EXCLUSIVE);
+		partition_lock(hashes, nlocks, LW_EXCLUSIVE);
 		another = claimed_by_another(names, count, mine);
 		queued = another == NULL && log_reserve(queue, row, &place);
 		for (int i = 0; queued && i < count; i++)
@@ -305,7 +306,7 @@ queue_row(const SubjectName *names, int count, const SubjectName *mine,
 			store_stats(hashes[0])->refunds++;
 		}
 		pool_return(&store->pool, &purse, partition_of(hashes[0]));
-		store_unlock(hashes, nlocks);
+		partition_unlock(hashes, nlocks);
 		log_append(&place, row);
 		if (another != NULL)
 			claim_wait(another);
@@ -324,11 +325,11 @@ time_after(const SubjectName *name, Clock clock)
 {
 	Subject    *subject;
 
-	store_lock(&name->hash, 1, LW_SHARED);
+	partition_lock(&name->hash, 1, LW_SHARED);
 	subject = subject_find(name);
 	if (subject != NULL)
 		clock.now = Max(clock.now, subject->clock);
-	store_unlock(&name->hash, 1);
+	partition_unlock(&name->hash, 1);
 	return clock.now;
 }
 
@@ -412,7 +413,7 @@ clock_of(const SubjectName *name, Clock clock)
 {
 	Subject    *subject;
 
-	store_lock(&name->hash, 1, LW_SHARED);
+	partition_lock(&name->hash, 1, LW_SHARED);
 	subject = subject_find(name);
 	if (subject != NULL && subject->clock != PG_INT64_MIN &&
 		subject->clock_source != clock.source)
@@ -420,7 +421,7 @@ clock_of(const SubjectName *name, Clock clock)
 		clock.now = subject->clock;
 		clock.source = (ClockSource) subject->clock_source;
 	}
-	store_unlock(&name->hash, 1);
+	partition_unlock(&name->hash, 1);
 	return clock;
 }
 

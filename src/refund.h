@@ -11,7 +11,8 @@
 #ifndef TIERLIMIT_REFUND_H
 #define TIERLIMIT_REFUND_H
 
-#include "limiter.h"
+#include "charge.h"
+#include "logrow.h"
 
 /*
  * Give back the newest counted calls and credits of the row's key, as many as

@@ -64,6 +64,7 @@
 #include "query.h"
 #include "registry.h"
 #include "scope.h"
+#include "sha256.h"
 #include "storage/procarray.h"
 #include "sweep.h"
 #include "utils/builtins.h"
@@ -170,7 +171,7 @@ recall(const SubjectName *key, uint32 definition, KeyRecord *record, Mark *mark)
 	RecordState state = RECORD_UNKNOWN;
 	Subject    *subject;
 
-	store_lock(&key->hash, 1, LW_SHARED);
+	partition_lock(&key->hash, 1, LW_SHARED);
 	*mark = *store_mark(key->hash);
 	subject = subject_find(key);
 	if (subject != NULL && subject->record_generation == mark->generation &&
@@ -178,7 +179,7 @@ recall(const SubjectName *key, uint32 definition, KeyRecord *record, Mark *mark)
 		state = subject->record_state;
 	if (state == RECORD_PRESENT)
 		subject_get_record(subject, packed);
-	store_unlock(&key->hash, 1);
+	partition_unlock(&key->hash, 1);
 
 	if (state == RECORD_PRESENT)
 		unpack(packed, record);
@@ -317,7 +318,7 @@ keep(const SubjectName *key, uint32 definition, const Mark *mark,
 	Subject    *subject;
 	bool		fits;
 
-	store_lock(&key->hash, 1, LW_EXCLUSIVE);
+	partition_lock(&key->hash, 1, LW_EXCLUSIVE);
 	now = store_mark(key->hash);
 	fits = pool_fill(&store->pool, &purse,
 					 subject_blocks(key) + record_blocks(key, length),
@@ -336,7 +337,7 @@ keep(const SubjectName *key, uint32 definition, const Mark *mark,
 		now->several = false;
 	}
 	pool_return(&store->pool, &purse, partition_of(key->hash));
-	store_unlock(&key->hash, 1);
+	partition_unlock(&key->hash, 1);
 	return fits;
 }
 
@@ -347,12 +348,12 @@ may_be_deleted(const SubjectName *key, Mark *mark)
 	const Subject *subject;
 	bool		deleted;
 
-	store_lock(&key->hash, 1, LW_SHARED);
+	partition_lock(&key->hash, 1, LW_SHARED);
 	*mark = *store_mark(key->hash);
 	subject = subject_find(key);
 	deleted = subject != NULL && mark->deleted_in != 0 &&
 		(int32) (subject->record_generation - mark->deleted_in) < 0;
-	store_unlock(&key->hash, 1);
+	partition_unlock(&key->hash, 1);
 	return deleted;
 }
 
@@ -364,7 +365,7 @@ try_forget(const SubjectName *key, uint32 generation)
 	Subject    *subject;
 	bool		filling;
 
-	store_lock(&key->hash, 1, LW_EXCLUSIVE);
+	partition_lock(&key->hash, 1, LW_EXCLUSIVE);
 	subject = subject_find(key);
 	filling = subject != NULL && subject->filling;
 	if (subject != NULL && !filling)
@@ -374,7 +375,7 @@ try_forget(const SubjectName *key, uint32 generation)
 		subject->record_generation = generation;
 	}
 	pool_return(&store->pool, &purse, partition_of(key->hash));
-	store_unlock(&key->hash, 1);
+	partition_unlock(&key->hash, 1);
 	return !filling;
 }
 
@@ -430,6 +431,12 @@ registry_look_up(const SubjectName *key, KeyRecord *record)
 		keep(key, definition, &mark, record);
 }
 
+void
+registry_hash_secret(const text *secret, uint8 *hash)
+{
+	sha256(VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret), hash);
+}
+
 static void
 set_mark(Mark *mark, TransactionId by)
 {
@@ -449,9 +456,9 @@ registry_change(const SubjectName *key)
 {
 	TransactionId by = GetTopTransactionId();
 
-	store_lock(&key->hash, 1, LW_EXCLUSIVE);
+	partition_lock(&key->hash, 1, LW_EXCLUSIVE);
 	set_mark(store_mark(key->hash), by);
-	store_unlock(&key->hash, 1);
+	partition_unlock(&key->hash, 1);
 }
 
 static void
@@ -466,9 +473,9 @@ registry_delete(const SubjectName *key)
 {
 	TransactionId by = GetTopTransactionId();
 
-	store_lock(&key->hash, 1, LW_EXCLUSIVE);
+	partition_lock(&key->hash, 1, LW_EXCLUSIVE);
 	set_mark_deleted(store_mark(key->hash), by);
-	store_unlock(&key->hash, 1);
+	partition_unlock(&key->hash, 1);
 }
 
 void
@@ -478,9 +485,9 @@ registry_delete_all(void)
 
 	for (uint64 partition = 0; partition < NUM_PARTITIONS; partition++)
 	{
-		store_lock(&partition, 1, LW_EXCLUSIVE);
+		partition_lock(&partition, 1, LW_EXCLUSIVE);
 		for (uint64 i = partition; i < store->nmarks; i += NUM_PARTITIONS)
 			set_mark_deleted(store_mark(i), by);
-		store_unlock(&partition, 1);
+		partition_unlock(&partition, 1);
 	}
 }

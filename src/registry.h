@@ -8,8 +8,10 @@
 #ifndef TIERLIMIT_REGISTRY_H
 #define TIERLIMIT_REGISTRY_H
 
+#include "common/sha2.h"
 #include "datatype/timestamp.h"
 #include "subject.h"
+#include "tiers.h"
 
 typedef enum KeyStatus
 {
@@ -19,7 +21,7 @@ typedef enum KeyStatus
 	KEY_DISABLED
 } KeyStatus;
 
-#define MAX_TIER_LENGTH 63		/* bytes */
+#define KEY_HASH_LENGTH PG_SHA256_DIGEST_LENGTH
 
 /* A row of api_key, or the lack of one. */
 typedef struct KeyRecord
@@ -42,6 +44,9 @@ typedef struct KeyRecord
  * be held.
  */
 extern void registry_look_up(const SubjectName *key, KeyRecord *record);
+
+/* What api_key.key_hash keeps of a secret: KEY_HASH_LENGTH bytes. */
+extern void registry_hash_secret(const text *secret, uint8 *hash);
 
 /* This transaction has changed the row of a key, or of a secret. */
 extern void registry_change(const SubjectName *key);

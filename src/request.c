@@ -39,6 +39,7 @@
 #include "query.h"
 #include "request.h"
 #include "seen.h"
+#include "settings.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 

@@ -8,16 +8,8 @@
 #ifndef TIERLIMIT_REQUEST_H
 #define TIERLIMIT_REQUEST_H
 
-#include "limiter.h"
-#include "registry.h"
-#include "settings.h"
-
-/* How long a request_id makes a retry safe, in microseconds. */
-static inline int64
-request_memory(void)
-{
-	return tierlimit_request_memory * USECS_PER_SEC;
-}
+#include "charge.h"
+#include "logrow.h"
 
 /* What is answered again to who repeats a request that was admitted. */
 typedef struct Admission
@@ -43,7 +35,7 @@ typedef enum RequestState
 } RequestState;
 
 /* A request with an id, of a key. */
-struct Request
+typedef struct Request
 {
 	SubjectName subject;		/* its name is the digest */
 	uint64		digest[2];
@@ -57,7 +49,7 @@ struct Request
 	uint16		version;		/* version, and did not have it */
 	uint64		log_position;	/* to ask the log, it has to be written so far */
 	Admission	admission;		/* what was answered, if it is repeated */
-};
+} Request;
 
 /* Points to itself and to the row, so it must not be copied. */
 extern void request_init(Request *request, const SubjectName *caller,

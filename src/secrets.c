@@ -20,8 +20,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "secrets.h"
-#include "sha256.h"
+#include "registry.h"
 #include "tiers.h"
 #include "utils/builtins.h"
 
@@ -46,12 +45,6 @@ static const char update_key[] =
 "UPDATE tierlimit.api_key SET key_hash = $2, key_prefix = $3"
 " WHERE name OPERATOR(pg_catalog.=) $1";
 
-void
-secret_hash(const text *secret, uint8 *hash)
-{
-	sha256(VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret), hash);
-}
-
 static text *
 make_secret(void)
 {
@@ -69,10 +62,10 @@ make_secret(void)
 static Datum
 hash_column(const text *secret)
 {
-	bytea	   *hash = palloc(VARHDRSZ + SECRET_HASH_LENGTH);
+	bytea	   *hash = palloc(VARHDRSZ + KEY_HASH_LENGTH);
 
-	SET_VARSIZE(hash, VARHDRSZ + SECRET_HASH_LENGTH);
-	secret_hash(secret, (uint8 *) VARDATA(hash));
+	SET_VARSIZE(hash, VARHDRSZ + KEY_HASH_LENGTH);
+	registry_hash_secret(secret, (uint8 *) VARDATA(hash));
 	return PointerGetDatum(hash);
 }
 

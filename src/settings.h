@@ -8,6 +8,8 @@
 #ifndef TIERLIMIT_SETTINGS_H
 #define TIERLIMIT_SETTINGS_H
 
+#include "datatype/timestamp.h"
+
 typedef enum Durability
 {
 	DURABILITY_ASYNC,			/* an answer does not wait for the log */
@@ -38,6 +40,13 @@ extern int	tierlimit_on_log_failure;	/* LogFailurePolicy */
 extern int	tierlimit_ipv6_prefix;	/* bits of an address that count */
 extern bool tierlimit_enabled;
 extern char *tierlimit_now;		/* "" or a valid timestamptz */
+
+/* How long a request_id makes a retry safe, in microseconds. */
+static inline int64
+request_memory(void)
+{
+	return tierlimit_request_memory * USECS_PER_SEC;
+}
 
 /* Define the parameters; from _PG_init, while libraries are preloaded. */
 extern void settings_define(void);

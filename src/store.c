@@ -32,10 +32,7 @@
 #include "access/transam.h"
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
-#include "queue.h"
 #include "settings.h"
-#include "spill.h"
-#include "storage/ipc.h"
 #include "storage/shmem.h"
 #include "store.h"
 #include "utils/timestamp.h"
@@ -55,23 +52,10 @@
 
 Store	   *store = NULL;
 
-static shmem_request_hook_type prev_shmem_request_hook = NULL;
-static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
-
-static Size
+Size
 store_size(void)
 {
 	return (Size) tierlimit_memory * 1024;
-}
-
-static void
-store_request_shmem(void)
-{
-	if (prev_shmem_request_hook)
-		prev_shmem_request_hook();
-
-	RequestAddinShmemSpace(add_size(store_size(), queue_shmem_size(spill_buffer_size())));
-	RequestNamedLWLockTranche("tierlimit", NUM_PARTITIONS);
 }
 
 /* The next piece of fresh memory, zeroed. */
@@ -107,7 +91,6 @@ store_create(void)
 	store->lines = carve(&at, store->nlines * sizeof(BlockNo));
 	store->blocks = (MemoryBlock *) at;
 	nblocks = ((char *) store + size - at) / sizeof(MemoryBlock);
-	store->locks = GetNamedLWLockTranche("tierlimit");
 	store->stats_since = GetCurrentTimestamp();
 	pg_atomic_init_u64(&store->address_position, 0);
 	pg_atomic_init_u64(&store->epoch_length, 0);
@@ -127,48 +110,24 @@ store_create(void)
 				 errmsg("could not obtain random data")));
 }
 
-/*
- * Decisions of a time before this server's start wait to be written: whoever
- * is not in memory may have some among them.
- */
-static void
-note_spilled(SpillTotals spilled)
+void
+store_note_spilled(uint64 position, int64 decisions)
 {
-	store->partitions[0].stats.logged += spilled.decisions;
+	store->partitions[0].stats.logged += decisions;
 	for (int i = 0; i < NUM_PARTITIONS; i++)
-		store->partitions[i].stats.stray_position = spilled.position;
-	pg_atomic_write_u64(&store->address_position, spilled.position);
+		store->partitions[i].stats.stray_position = position;
+	pg_atomic_write_u64(&store->address_position, position);
 }
 
-/* Runs at start and, in the postmaster, again after a crash. */
-static void
-store_startup_shmem(void)
+bool
+store_attach(void)
 {
 	bool		found;
 
-	if (prev_shmem_startup_hook)
-		prev_shmem_startup_hook();
-
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	store = ShmemInitStruct("tierlimit", store_size(), &found);
 	if (!found)
 		store_create();
-	queue_shmem_init();
-	if (!found)
-	{
-		note_spilled(spill_load());
-		spill_at_exit();
-	}
-	LWLockRelease(AddinShmemInitLock);
-}
-
-void
-store_init(void)
-{
-	prev_shmem_request_hook = shmem_request_hook;
-	shmem_request_hook = store_request_shmem;
-	prev_shmem_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = store_startup_shmem;
+	return !found;
 }
 
 void
@@ -183,97 +142,31 @@ store_require(void)
 			 errhint("Add the line \"shared_preload_libraries = 'tierlimit'\" to postgresql.conf and restart the server.")));
 }
 
-/*
- * The partitions of some hashes, each once, the lowest first; returns their
- * number.
- */
-static int
-partitions_of(const uint64 *hashes, int count, uint32 *partitions)
-{
-	int			found = 1;
-
-	Assert(count >= 1 && count <= MAX_LOCKS);
-	partitions[0] = partition_of(hashes[0]);
-	for (int i = 1; i < count; i++)
-	{
-		uint32		partition = partition_of(hashes[i]);
-		int			at = found;
-
-		while (at > 0 && partitions[at - 1] > partition)
-			at--;
-		if (at > 0 && partitions[at - 1] == partition)
-			continue;
-		for (int j = found++; j > at; j--)
-			partitions[j] = partitions[j - 1];
-		partitions[at] = partition;
-	}
-	return found;
-}
-
-void
-store_lock(const uint64 *hashes, int count, LWLockMode mode)
-{
-	uint32		partitions[MAX_LOCKS];
-	int			found = partitions_of(hashes, count, partitions);
-
-	for (int i = 0; i < found; i++)
-		LWLockAcquire(&store->locks[partitions[i]].lock, mode);
-}
-
-void
-store_unlock(const uint64 *hashes, int count)
-{
-	uint32		partitions[MAX_LOCKS];
-	int			found = partitions_of(hashes, count, partitions);
-
-	for (int i = found - 1; i >= 0; i--)
-		LWLockRelease(&store->locks[partitions[i]].lock);
-}
-
-void
-store_pass_locks(void)
-{
-	for (uint64 i = 0; i < NUM_PARTITIONS; i++)
-	{
-		store_lock(&i, 1, LW_SHARED);
-		store_unlock(&i, 1);
-	}
-}
-
-bool
-store_locked(uint64 hash, LWLockMode mode)
-{
-	LWLock	   *lock = &store->locks[partition_of(hash)].lock;
-
-	return mode == LW_EXCLUSIVE ? LWLockHeldByMeInMode(lock, LW_EXCLUSIVE)
-		: LWLockHeldByMe(lock);
-}
-
 BlockNo *
 store_bucket(uint64 hash)
 {
-	Assert(store_locked(hash, LW_SHARED));
+	Assert(partition_locked(hash, LW_SHARED));
 	return &store->buckets[hash & (store->nbuckets - 1)];
 }
 
 Mark *
 store_mark(uint64 hash)
 {
-	Assert(store_locked(hash, LW_SHARED));
+	Assert(partition_locked(hash, LW_SHARED));
 	return &store->marks[hash & (store->nmarks - 1)];
 }
 
 BlockNo *
 store_line(uint64 hash)
 {
-	Assert(store_locked(hash, LW_SHARED));
+	Assert(partition_locked(hash, LW_SHARED));
 	return &store->lines[hash & (store->nlines - 1)];
 }
 
 PartitionStats *
 store_stats(uint64 hash)
 {
-	Assert(store_locked(hash, LW_EXCLUSIVE));
+	Assert(partition_locked(hash, LW_EXCLUSIVE));
 	return &store->partitions[partition_of(hash)].stats;
 }
 
@@ -303,7 +196,7 @@ store_totals(void)
 	{
 		PartitionStats *stats = &store->partitions[i].stats;
 
-		store_lock(&i, 1, LW_SHARED);
+		partition_lock(&i, 1, LW_SHARED);
 		totals.stats.admitted += stats->admitted;
 		totals.stats.denied += stats->denied;
 		totals.stats.refunds += stats->refunds;
@@ -312,7 +205,7 @@ store_totals(void)
 		totals.stats.rebuilds += stats->rebuilds;
 		totals.stats.logged += stats->logged;
 		totals.since = store->stats_since;
-		store_unlock(&i, 1);
+		partition_unlock(&i, 1);
 	}
 	totals.memory_total = store->size;
 	totals.memory_used = ((char *) store->blocks - (char *) store) +
@@ -330,12 +223,12 @@ store_reset_stats(void)
 		PartitionStats *stats = &store->partitions[i].stats;
 		PartitionStats lasting = {0};
 
-		store_lock(&i, 1, LW_EXCLUSIVE);
+		partition_lock(&i, 1, LW_EXCLUSIVE);
 		lasting.keys = stats->keys;
 		lasting.logged = stats->logged;
 		lasting.stray_position = stats->stray_position;
 		*stats = lasting;
 		store->stats_since = now;
-		store_unlock(&i, 1);
+		partition_unlock(&i, 1);
 	}
 }

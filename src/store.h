@@ -10,12 +10,10 @@
 
 #include "clock.h"
 #include "compat.h"
+#include "lock.h"
 #include "pool.h"
 #include "scope.h"
 #include "storage/condition_variable.h"
-#include "storage/lwlock.h"
-
-#define NUM_PARTITIONS 128
 
 /*
  * What changes of api_key leave for the keys that hash here; see registry.c.
@@ -69,7 +67,6 @@ typedef struct Store
 	uint64		seed;			/* of the hash: nobody can choose collisions */
 	uint32		nbuckets;
 	uint32		nmarks;
-	LWLockPadded *locks;		/* one a partition */
 	uint32		nlines;
 	BlockNo    *buckets;		/* each a chain of subjects; see subject.h */
 	BlockNo    *lines;			/* each a SeenLine, or NO_BLOCK; see request.c */
@@ -97,33 +94,23 @@ typedef struct Store
 /* NULL unless the library was preloaded. */
 extern Store *store;
 
-/* Install the hooks that set up shared memory; from _PG_init. */
-extern void store_init(void);
+/* Bytes that it needs. */
+extern Size store_size(void);
+
+/*
+ * Find the shared memory, under AddinShmemInitLock; true if it is fresh, as in the
+ * postmaster at start and after a crash.
+ */
+extern bool store_attach(void);
+
+/*
+ * Decisions of a time before this server's start wait to be written, up to this
+ * position: whoever is not in memory may have some among them.
+ */
+extern void store_note_spilled(uint64 position, int64 decisions);
 
 /* Raise an ERROR unless the library was preloaded. */
 extern void store_require(void);
-
-static inline uint32
-partition_of(uint64 hash)
-{
-	return (uint32) (hash % NUM_PARTITIONS);
-}
-
-/* So many partitions may be locked at a time. */
-#define MAX_LOCKS 3
-
-/*
- * Lock the partitions of up to MAX_LOCKS hashes.  Until store_unlock() nothing
- * may be done that can raise an ERROR, allocate or wait.
- */
-extern void store_lock(const uint64 *hashes, int count, LWLockMode mode);
-extern void store_unlock(const uint64 *hashes, int count);
-
-/* Wait until all who hold the lock of a partition now have released it. */
-extern void store_pass_locks(void);
-
-/* For assertions: this process holds the lock of the hash's partition. */
-extern bool store_locked(uint64 hash, LWLockMode mode);
 
 /* These need the lock of the hash's partition, as does what they point to. */
 extern BlockNo *store_bucket(uint64 hash);

@@ -182,7 +182,7 @@ subject_create(const SubjectName *name, Purse *purse)
 	BlockNo		block = purse_take(purse);
 	Subject    *subject = subject_at(block);
 
-	Assert(store_locked(name->hash, LW_EXCLUSIVE));
+	Assert(partition_locked(name->hash, LW_EXCLUSIVE));
 	Assert(*link == NO_BLOCK);
 	memset(subject, 0, sizeof(Subject));
 	subject->tag = (uint32) (name->hash >> 32);

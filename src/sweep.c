@@ -29,7 +29,7 @@
 
 #include "log.h"
 #include "miscadmin.h"
-#include "request.h"
+#include "settings.h"
 #include "subject.h"
 #include "sweep.h"
 #include "utils/timestamp.h"
@@ -164,14 +164,14 @@ sweep_slice(Sweep *sweep, uint32 number)
 		(uint64) (number / NUM_PARTITIONS) * SLICE_BUCKETS * NUM_PARTITIONS;
 	slice.end = Min(slice.first + SLICE_BUCKETS * NUM_PARTITIONS,
 					store->nbuckets);
-	store_lock(&partition, 1, LW_EXCLUSIVE);
+	partition_lock(&partition, 1, LW_EXCLUSIVE);
 	choose_candidates(sweep, slice);
 	for (uint64 i = slice.first; i < slice.end; i += NUM_PARTITIONS)
 		store_stats(partition)->evictions += sweep_bucket(sweep, i, &purse);
 	sweep->freed += purse.count;
 	pg_atomic_fetch_add_u32(&store->swept, purse.count);
 	pool_return(&store->pool, &purse, (uint32) partition);
-	store_unlock(&partition, 1);
+	partition_unlock(&partition, 1);
 }
 
 /* Whether a sweep was in vain so lately that another one would be, too. */

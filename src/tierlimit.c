@@ -42,13 +42,66 @@
 #include "fmgr.h"
 #include "launcher.h"
 #include "miscadmin.h"
+#include "queue.h"
 #include "settings.h"
+#include "spill.h"
+#include "storage/ipc.h"
+#include "storage/shmem.h"
 #include "store.h"
 #include "tiers.h"
 
 PG_MODULE_MAGIC;
 
 extern PGDLLEXPORT void _PG_init(void);
+
+static shmem_request_hook_type prev_shmem_request_hook = NULL;
+static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
+
+static void
+request_shmem(void)
+{
+	if (prev_shmem_request_hook)
+		prev_shmem_request_hook();
+
+	RequestAddinShmemSpace(add_size(store_size(),
+									queue_shmem_size(spill_buffer_size())));
+	RequestNamedLWLockTranche("tierlimit", NUM_PARTITIONS);
+}
+
+/*
+ * Runs at start and, in the postmaster, again after a crash.  The queues have what
+ * an orderly stop has left on disk.
+ */
+static void
+start_up_shmem(void)
+{
+	bool		fresh;
+
+	if (prev_shmem_startup_hook)
+		prev_shmem_startup_hook();
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	partition_locks_attach();
+	fresh = store_attach();
+	queue_shmem_init();
+	if (fresh)
+	{
+		SpillTotals spilled = spill_load();
+
+		store_note_spilled(spilled.position, spilled.decisions);
+		spill_at_exit();
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+static void
+install_hooks(void)
+{
+	prev_shmem_request_hook = shmem_request_hook;
+	shmem_request_hook = request_shmem;
+	prev_shmem_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = start_up_shmem;
+}
 
 /*
  * Where the library is loaded later than at server start, there is no shared
@@ -62,6 +115,6 @@ _PG_init(void)
 		return;
 
 	settings_define();
-	store_init();
+	install_hooks();
 	launcher_register();
 }

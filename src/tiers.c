@@ -25,7 +25,6 @@
 #include "catalog/pg_type.h"
 #include "path.h"
 #include "query.h"
-#include "registry.h"
 #include "scope.h"
 #include "settings.h"
 #include "tiers.h"

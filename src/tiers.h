@@ -23,6 +23,8 @@ typedef enum Unit
 #define ADDRESS_TIER "ip"
 #define ANONYMOUS_TIER "anonymous"
 
+#define MAX_TIER_LENGTH 63		/* bytes of its name */
+
 /* The limits of a tier are not more than this: work per call is bounded. */
 #define MAX_LIMITS 32
 

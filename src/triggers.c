@@ -18,7 +18,6 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
-#include "past.h"
 #include "path.h"
 #include "query.h"
 #include "registry.h"
@@ -311,6 +310,30 @@ static Statement names_query = {
 	"SELECT name, tier FROM tierlimit.api_key", 0, {0}, NULL
 };
 
+static Statement later_query = {
+	"SELECT pg_catalog.max(at) FROM tierlimit.request_log"
+	" WHERE key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1 AND account IS NULL"
+	" AND error_code OPERATOR(pg_catalog.=) 0 AND at OPERATOR(pg_catalog.>) $2"
+	" AND at OPERATOR(pg_catalog.<) 'infinity' AND " WITHIN_DAYS,
+	2, {TEXTOID, TIMESTAMPTZOID}, NULL
+};
+
+/* When the newest row of a key is, if that is later than a time; or that time. */
+static TimestampTz
+newest_row(const text *key, TimestampTz since)
+{
+	LogDays		days = {query_day(since), ALL_DAYS_AFTER};
+	Datum		args[] = {PointerGetDatum(key), TimestampTzGetDatum(since)};
+	Reading		reading;
+	TimestampTz newest;
+
+	query_begin(&reading);
+	query_run_log(&reading, &later_query, days, args);
+	newest = DatumGetTimestampTz(query_value(0, 1, TimestampTzGetDatum(since)));
+	query_end(&reading);
+	return newest;
+}
+
 /* After all that is counted for a key, also by a clock that was wrong. */
 static TimestampTz
 time_to_forget(const text *key)
@@ -320,15 +343,15 @@ time_to_forget(const text *key)
 	const Subject *subject;
 
 	if (store == NULL)
-		return past_newest(key, now);
+		return newest_row(key, now);
 	name = subject_name(installation()->scope, SUBJECT_KEY, VARDATA_ANY(key),
 						VARSIZE_ANY_EXHDR(key));
-	store_lock(&name.hash, 1, LW_SHARED);
+	partition_lock(&name.hash, 1, LW_SHARED);
 	subject = subject_find(&name);
 	if (subject != NULL)
 		now = Max(now, subject->clock);
-	store_unlock(&name.hash, 1);
-	return past_newest(key, now);
+	partition_unlock(&name.hash, 1);
+	return newest_row(key, now);
 }
 
 static void

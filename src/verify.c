@@ -84,7 +84,7 @@ claim_and_note(CountedSubject *noted, const SubjectName *name, TimestampTz now)
 
 	noted->name = name;
 	noted->count = 0;
-	store_lock(&name->hash, 1, LW_EXCLUSIVE);
+	partition_lock(&name->hash, 1, LW_EXCLUSIVE);
 	subject = subject_find(name);
 	claimed = subject != NULL && !subject->filling;
 	if (claimed)
@@ -97,7 +97,7 @@ claim_and_note(CountedSubject *noted, const SubjectName *name, TimestampTz now)
 		 window = subject_window_at(window->next))
 		noted->count += note_window(&noted->windows[noted->count], window,
 									noted->now);
-	store_unlock(&name->hash, 1);
+	partition_unlock(&name->hash, 1);
 	return claimed;
 }
 
@@ -250,7 +250,7 @@ find_names(uint64 partition, Scope scope, Found *found, int room)
 {
 	int			count = 0;
 
-	store_lock(&partition, 1, LW_SHARED);
+	partition_lock(&partition, 1, LW_SHARED);
 	for (uint64 i = partition; i < store->nbuckets; i += NUM_PARTITIONS)
 		for (BlockNo at = *store_bucket(i); at != NO_BLOCK && count < room;
 			 at = subject_at(at)->next)
@@ -266,7 +266,7 @@ find_names(uint64 partition, Scope scope, Found *found, int room)
 			subject_get_name(subject, found[count].name);
 			count++;
 		}
-	store_unlock(&partition, 1);
+	partition_unlock(&partition, 1);
 	return count;
 }
 
@@ -275,9 +275,9 @@ keys_in(uint64 partition)
 {
 	int64		keys;
 
-	store_lock(&partition, 1, LW_SHARED);
+	partition_lock(&partition, 1, LW_SHARED);
 	keys = store->partitions[partition].stats.keys;
-	store_unlock(&partition, 1);
+	partition_unlock(&partition, 1);
 	return keys;
 }
 

@@ -26,8 +26,8 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "clock.h"
 #include "compat.h"
+#include "elapsed.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
