@@ -8,7 +8,8 @@ here := $(patsubst %/,%,$(dir $(firstword $(MAKEFILE_LIST))))
 files = $(patsubst $(here)/%,%,$(sort $(wildcard $(here)/$(1))))
 
 DATA = $(call files,sql/*--*.sql)
-OBJS = $(patsubst %.c,%.o,$(call files,src/*.c))
+OBJS = $(patsubst %.c,%.o,$(call files,src/*.c) $(call files,src/*/*.c))
+PG_CPPFLAGS = -I$(here)/src
 SHLIB_EXPORTS = src/exports.txt
 
 # What the tests print depends on neither the user's locale nor on a server
@@ -36,7 +37,7 @@ PGXS := $(shell $(PG_CONFIG) --pgxs 2>/dev/null)
 # Debian has most of PGXS in the client's package, but not the server's headers.
 ifneq ($(wildcard $(shell $(PG_CONFIG) --includedir-server 2>/dev/null)/postgres.h),)
 include $(PGXS)
-# OpenSSL, if the server has it (src/sha256.c).
+# OpenSSL, if the server has it (src/base/sha256.c).
 SHLIB_LINK += $(filter -lcrypto, $(LIBS))
 # As one unit: a check is many small functions of different files.  (PGXS has set
 # CFLAGS by override; without one, what is added here would be ignored.)  Only for
@@ -60,7 +61,7 @@ clean:
 endif
 
 # PGXS tracks no headers.
-$(OBJS): $(call files,src/*.h)
+$(OBJS): $(call files,src/*/*.h)
 
 # These need nothing installed: they fetch what they lack.
 .PHONY: test check test-matrix test-fresh test-upgrade demo demo-stop service bench dist bench-build

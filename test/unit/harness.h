@@ -14,7 +14,7 @@
 #define TIERLIMIT_TEST_HARNESS_H
 
 #include "model.h"
-#include "window.h"
+#include "window/window.h"
 
 typedef struct Harness
 {

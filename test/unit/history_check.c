@@ -8,7 +8,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "../../src/history.c"
+#include "../../src/window/history.c"
 
 #include "harness.h"
 

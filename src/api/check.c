@@ -1,0 +1,494 @@
+/*-------------------------------------------------------------------------
+ *
+ * check.c
+ *		What SQL calls to check, count and look at calls.
+ *
+ * Each function looks at its arguments, has decide.c or gate.c decide, and
+ * returns rows.  What only says "no" to a caller of the API is a decision; what
+ * is wrong with a call of ours is an ERROR, and then nothing has been counted.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xlog.h"
+#include "base/settings.h"
+#include "catalog/pg_type.h"
+#include "config/path.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "limit/address.h"
+#include "limit/decide.h"
+#include "limit/gate.h"
+#include "limit/limiter.h"
+#include "limit/policy.h"
+#include "limit/rebuild.h"
+#include "limit/refund.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+PG_FUNCTION_INFO_V1(tierlimit_authorize_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_check_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_peek_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_check_many_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_refund_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_reset_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_usage_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_endpoint_pattern_1_0);
+
+static void
+require_primary(const char *function)
+{
+	if (RecoveryInProgress())
+		ereport(ERROR,
+				(errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+				 errmsg("cannot execute tierlimit.%s() during recovery",
+						function),
+				 errhint("Call it on the primary; tierlimit.peek() and tierlimit.usage() work on a standby.")));
+}
+
+/* A text argument, NULL if it is NULL. */
+static text *
+text_argument(FunctionCallInfo fcinfo, int n)
+{
+	return PG_ARGISNULL(n) ? NULL : PG_GETARG_TEXT_PP(n);
+}
+
+/* An amount, not negative. */
+static int64
+require_amount(int64 amount, const char *argument)
+{
+	if (amount < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s must not be negative", argument),
+				 errdetail("It is %lld.", (long long) amount)));
+	return amount;
+}
+
+/* A cost argument; 1 if it is NULL. */
+static int64
+cost_argument(FunctionCallInfo fcinfo, int n)
+{
+	return require_amount(PG_ARGISNULL(n) ? 1 : PG_GETARG_INT64(n), "cost");
+}
+
+/* What a question costs; if NULL, it does not say. */
+static void
+set_cost(Question *question, FunctionCallInfo fcinfo, int n)
+{
+	question->has_cost = !PG_ARGISNULL(n);
+	question->cost = cost_argument(fcinfo, n);
+}
+
+/* For texts that are kept in memory. */
+static text *
+require_short(text *value, const char *argument)
+{
+	if (value != NULL && VARSIZE_ANY_EXHDR(value) > MAX_NAME_LENGTH)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s is too long", argument),
+				 errdetail("It has %d bytes; a %s has at most %d.",
+						   (int) VARSIZE_ANY_EXHDR(value), argument,
+						   MAX_NAME_LENGTH)));
+	return value;
+}
+
+static text *
+key_argument(FunctionCallInfo fcinfo, int n)
+{
+	return require_short(text_argument(fcinfo, n), "key");
+}
+
+static text *
+request_id_argument(FunctionCallInfo fcinfo, int n)
+{
+	text	   *id = require_short(text_argument(fcinfo, n), "request_id");
+
+	/* An empty one is none. */
+	return id == NULL || VARSIZE_ANY_EXHDR(id) == 0 ? NULL : id;
+}
+
+/*
+ * An endpoint, in the normal form of a path: so that nobody chooses a price, or
+ * a list to be on, by how it is spelt.
+ */
+static const text *
+endpoint_argument(FunctionCallInfo fcinfo, int n)
+{
+	return path_normal(text_argument(fcinfo, n));
+}
+
+/* For functions that are told, not asked: there must be a key. */
+static void
+require_key(const text *key)
+{
+	if (decide_is_missing(key))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("key must not be null or empty")));
+}
+
+/* endpoint_pattern(endpoint) */
+Datum
+tierlimit_endpoint_pattern_1_0(PG_FUNCTION_ARGS)
+{
+	text	   *pattern = tiers_pattern(path_normal(PG_GETARG_TEXT_PP(0)));
+
+	if (pattern == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(pattern);
+}
+
+/* authorize(api_key, endpoint, ip, cost, request_id) */
+Datum
+tierlimit_authorize_1_0(PG_FUNCTION_ARGS)
+{
+	Question	question = {0};
+	text	   *secret;
+	Decision	decision;
+
+	store_require();
+	require_primary("authorize");
+	secret = text_argument(fcinfo, 0);
+	question.endpoint = endpoint_argument(fcinfo, 1);
+	question.address = PG_ARGISNULL(2) ? NULL : PG_GETARG_INET_PP(2);
+	set_cost(&question, fcinfo, 3);
+	question.request_id = request_id_argument(fcinfo, 4);
+	decision = gate_decide(secret, &question);
+	limiter_wait_durable();
+	return decision_row(&decision);
+}
+
+/* check(key, tier, cost, endpoint, request_id) */
+Datum
+tierlimit_check_1_0(PG_FUNCTION_ARGS)
+{
+	Question	question = {0};
+	Decision	decision;
+
+	store_require();
+	require_primary("check");
+	question.key = key_argument(fcinfo, 0);
+	question.tier = text_argument(fcinfo, 1);
+	set_cost(&question, fcinfo, 2);
+	question.endpoint = endpoint_argument(fcinfo, 3);
+	question.request_id = request_id_argument(fcinfo, 4);
+	decision = decide(&question);
+	limiter_wait_durable();
+	return decision_row(&decision);
+}
+
+/* peek(key, tier, cost) */
+Datum
+tierlimit_peek_1_0(PG_FUNCTION_ARGS)
+{
+	Question	question = {0};
+	Decision	decision;
+
+	store_require();
+	question.key = key_argument(fcinfo, 0);
+	question.tier = text_argument(fcinfo, 1);
+	set_cost(&question, fcinfo, 2);
+	decision = decide_beforehand(&question);
+	return decision_row(&decision);
+}
+
+/* How far an array of calls has come. */
+typedef struct Progress
+{
+	int			decided;
+	int			admitted;
+} Progress;
+
+static void
+put_decision(ReturnSetInfo *result, const Question *question,
+			 volatile Progress *progress)
+{
+	Decision	decision = decide(question);
+	Datum		values[DECISION_COLUMNS];
+	bool		nulls[DECISION_COLUMNS];
+
+	progress->decided++;
+	progress->admitted += decision.allowed;
+	decision_columns(&decision, values, nulls);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * Raise the current ERROR again.  It undoes nothing, so it says what was counted
+ * of the array before it.
+ */
+static void
+raise_with_progress(MemoryContext context, Progress progress, int count)
+{
+	ErrorData  *error;
+	char	   *counted;
+
+	if (progress.admitted == 0)
+		PG_RE_THROW();
+	MemoryContextSwitchTo(context);
+	error = CopyErrorData();
+	FlushErrorState();
+	counted = psprintf("The first %d of the array's %d calls were decided before: %d were admitted, and stay counted.",
+					   progress.decided, count, progress.admitted);
+	error->detail = error->detail == NULL ? counted
+		: psprintf("%s %s", error->detail, counted);
+	ReThrowError(error);
+}
+
+/* check_many(keys, tier, cost) */
+Datum
+tierlimit_check_many_1_0(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	Question	question = {0};
+	MemoryContext context = CurrentMemoryContext;
+	Datum	   *keys;
+	bool	   *missing;
+	int			count;
+	volatile Progress progress = {0};
+
+	store_require();
+	require_primary("check_many");
+	question.tier = text_argument(fcinfo, 1);
+	set_cost(&question, fcinfo, 2);
+	InitMaterializedSRF(fcinfo, 0);
+	if (PG_ARGISNULL(0))
+		return (Datum) 0;
+
+	deconstruct_array_builtin(PG_GETARG_ARRAYTYPE_P(0), TEXTOID,
+							  &keys, &missing, &count);
+	for (int i = 0; i < count; i++)
+	{
+		keys[i] = missing[i] ? (Datum) 0 : keys[i];
+		require_short((text *) DatumGetPointer(keys[i]), "key");
+	}
+	PG_TRY();
+	{
+		for (int i = 0; i < count; i++)
+		{
+			question.key = (text *) DatumGetPointer(keys[i]);
+			put_decision(result, &question, &progress);
+		}
+	}
+	PG_CATCH();
+	{
+		raise_with_progress(context, progress, count);
+	}
+	PG_END_TRY();
+	limiter_wait_durable();
+	return (Datum) 0;
+}
+
+/* Whether it is an address, and no key that was ever called has that name. */
+static bool
+names_address(const text *key, const Policy *policy)
+{
+	char		name[MAX_ADDRESS_NAME];
+
+	return !policy->record.registered && address_parse(key, name) > 0 &&
+		rebuild_tier(&policy->charge.subject) == NULL;
+}
+
+/* The address, or the first one of the network, that a text names. */
+static inet *
+address_inet(const text *value)
+{
+	char	   *name = palloc(MAX_ADDRESS_NAME);
+
+	(void) address_parse(value, name);
+	return DatumGetInetPP(DirectFunctionCall1(inet_in, CStringGetDatum(name)));
+}
+
+/*
+ * Find out whose windows a key's are, to change them.  One that is not
+ * registered has those of the tier that it was last called under; or else,
+ * of a tier that is gone, what is in memory.
+ */
+static LogRow
+policy_for_change(const text *key, Policy *policy)
+{
+	static const Tier no_limits = {0};
+	Question	question = {.key = key, .has_cost = true};
+	LogRow		row;
+
+	policy_for_key(key, NULL, policy);
+	if (names_address(key, policy))
+	{
+		question.key = NULL;
+		question.address = address_inet(key);
+		policy->charge = policy_charge_address(question.address, &no_limits);
+	}
+	else if (policy->tier == NULL)
+	{
+		text	   *tier = rebuild_tier(&policy->charge.subject);
+
+		if (tier != NULL &&
+			tiers_find(VARDATA(tier), VARSIZE(tier) - VARHDRSZ) != NULL)
+			policy_for_key(key, tier, policy);
+	}
+	policy->refusal = 0;
+	row = decide_log_row(&question, policy);
+	if (policy->tier == NULL)
+		policy->charge.tier = &no_limits;
+	return row;
+}
+
+/* refund(key, cost, requests, request_id) */
+Datum
+tierlimit_refund_1_0(PG_FUNCTION_ARGS)
+{
+	text	   *key;
+	int64		cost;
+	int64		requests;
+	int64		credits;
+	Policy		policy;
+	LogRow		row;
+
+	store_require();
+	require_primary("refund");
+	key = key_argument(fcinfo, 0);
+	require_key(key);
+	cost = cost_argument(fcinfo, 1);
+	requests = require_amount(PG_ARGISNULL(2) ? 1 : PG_GETARG_INT32(2),
+							  "requests");
+	row = policy_for_change(key, &policy);
+	row.texts[LOG_REQUEST_ID] = logrow_text(request_id_argument(fcinfo, 3));
+	credits = row.texts[LOG_REQUEST_ID].bytes != NULL
+		? refund_call(&policy.charge, policy.clock, &row)
+		: refund_newest(&policy.charge, policy.clock, cost, requests, &row);
+	limiter_wait_durable();
+	PG_RETURN_INT64(credits);
+}
+
+/* reset(key) */
+Datum
+tierlimit_reset_1_0(PG_FUNCTION_ARGS)
+{
+	text	   *key;
+	Policy		policy;
+	LogRow		row;
+
+	store_require();
+	require_primary("reset");
+	key = key_argument(fcinfo, 0);
+	require_key(key);
+	row = policy_for_change(key, &policy);
+	refund_all(&policy.charge, policy.clock, &row);
+	limiter_wait_durable();
+	PG_RETURN_VOID();
+}
+
+/* The columns of usage(): one row a limit. */
+static void
+put_usage(ReturnSetInfo *result, const TierLimit *limit, LimitUse use)
+{
+	bool		calendar = limit->kind == WINDOW_CALENDAR;
+	Datum		values[] = {
+		limit->name,
+		CStringGetTextDatum(limit->unit == UNIT_CREDITS ? "credits" : "requests"),
+		CStringGetTextDatum(calendar ? "calendar" : "sliding"),
+		IntervalPGetDatum(&limit->period),
+		Int64GetDatum(limit->max),
+		Int64GetDatum(use.used),
+		Int64GetDatum(Max(limit->max - use.used, 0)),
+		TimestampTzGetDatum(use.resets_at)
+	};
+	bool		nulls[lengthof(values)] = {0};
+
+	nulls[lengthof(values) - 1] = !IS_VALID_TIMESTAMP(use.resets_at);
+	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+static bool
+is_named(const text *value, const char *name)
+{
+	return value == NULL || (VARSIZE_ANY_EXHDR(value) == strlen(name) &&
+							 memcmp(VARDATA_ANY(value), name, strlen(name)) == 0);
+}
+
+/* Add what an address is counted as under a tier, if that is the one asked for. */
+static int
+add_address_charge(Charge *charge, SubjectKind kind, const char *name,
+				   const char *tier_name, const text *asked)
+{
+	const Tier *tier = tiers_find(tier_name, strlen(tier_name));
+
+	if (tier == NULL || !is_named(asked, tier_name))
+		return 0;
+	*charge = policy_charge_unregistered(kind, name, strlen(name), tier);
+	return 1;
+}
+
+/*
+ * Whose windows a key's are; or, where no key has that name, an address's: as
+ * one that calls come from, and as a caller without a key.  Returns how many
+ * charges there are.
+ */
+static int
+charges_for_usage(const text *key, const text *tier, Policy *policy,
+				  Charge charges[MAX_CHARGES])
+{
+	char	   *name = palloc(MAX_ADDRESS_NAME);
+	int			count = 0;
+
+	policy_for_key(key, tier, policy);
+	if (!policy->record.registered && address_parse(key, name) > 0 &&
+		rebuild_tier(&policy->charge.subject) == NULL)
+	{
+		count += add_address_charge(&charges[count], SUBJECT_ADDRESS, name,
+									ADDRESS_TIER, tier);
+		count += add_address_charge(&charges[count], SUBJECT_ANONYMOUS, name,
+									ANONYMOUS_TIER, tier);
+	}
+	if (count == 0 && policy->tier != NULL)
+		charges[count++] = policy->charge;
+	return count;
+}
+
+/* usage(key, tier) */
+Datum
+tierlimit_usage_1_0(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	text	   *key;
+	Charge		charges[MAX_CHARGES];
+	LimitUse	uses[MAX_CHARGES][MAX_LIMITS];
+	int			next[MAX_CHARGES] = {0};
+	int			count;
+	Policy		policy;
+
+	store_require();
+	key = key_argument(fcinfo, 0);
+	require_key(key);
+	InitMaterializedSRF(fcinfo, 0);
+	/* A key that is not registered has no limits of its own. */
+	count = charges_for_usage(key, text_argument(fcinfo, 1), &policy, charges);
+	for (int i = 0; i < count; i++)
+		limiter_usage(&charges[i], policy.clock, uses[i]);
+	for (;;)
+	{
+		const TierLimit *shortest = NULL;
+		int			which = 0;
+
+		for (int i = 0; i < count; i++)
+		{
+			const TierLimit *limit = &charges[i].tier->limits[next[i]];
+
+			if (next[i] == charges[i].tier->nlimits ||
+				(shortest != NULL && limit->period_us >= shortest->period_us))
+				continue;
+			shortest = limit;
+			which = i;
+		}
+		if (shortest == NULL)
+			return (Datum) 0;
+		put_usage(result, shortest, uses[which][next[which]++]);
+	}
+}

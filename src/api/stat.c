@@ -1,0 +1,106 @@
+/*-------------------------------------------------------------------------
+ *
+ * stat.c
+ *		What the view tierlimit.stat shows.
+ *
+ * The counters are the server's, of all its databases together.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "log/log.h"
+#include "miscadmin.h"
+#include "store/store.h"
+#include "utils/acl.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+PG_FUNCTION_INFO_V1(tierlimit_stat_counters_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_stat_reset_1_0);
+PG_FUNCTION_INFO_V1(tierlimit_log_flush_1_0);
+
+/*
+ * Everybody may call the function, since views call theirs as those who read
+ * them; it is the view that not everybody may read.
+ */
+static void
+require_view(const char *name)
+{
+	Oid			schema = get_namespace_oid("tierlimit", false);
+	Oid			view = get_relname_relid(name, schema);
+
+	if (!OidIsValid(view) ||
+		pg_class_aclcheck(view, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_VIEW, name);
+}
+
+/* stat_counters() */
+Datum
+tierlimit_stat_counters_1_0(PG_FUNCTION_ARGS)
+{
+	StoreTotals totals;
+	QueueTotals	log;
+	int64		pending;
+	Interval	lag = {0};
+	TupleDesc	desc;
+
+	require_view("stat");
+	store_require();
+	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
+		elog(ERROR, "return type must be a row type");
+
+	log = queue_totals();		/* first, so that pending is not negative */
+	totals = store_totals();
+	pending = totals.stats.logged - log.decisions_written;
+	if (pending > 0)
+		lag.time = Max(GetCurrentTimestamp() - log.written_until, 0);
+	{
+		Datum		values[] = {
+			Int64GetDatum(totals.stats.admitted + totals.stats.denied),
+			Int64GetDatum(totals.stats.admitted),
+			Int64GetDatum(totals.stats.denied),
+			Int64GetDatum(totals.stats.refunds),
+			Int64GetDatum(totals.stats.keys),
+			Int64GetDatum(totals.memory_used),
+			Int64GetDatum(totals.memory_total),
+			Int64GetDatum(pending),
+			Int64GetDatum(log.rows_written),
+			IntervalPGetDatum(&lag),
+			Int64GetDatum(totals.stats.evictions),
+			Int64GetDatum(totals.stats.rebuilds),
+			TimestampTzGetDatum(totals.since)
+		};
+		bool		nulls[lengthof(values)] = {0};
+
+		PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc),
+														  values, nulls)));
+	}
+}
+
+/* stat_reset() */
+Datum
+tierlimit_stat_reset_1_0(PG_FUNCTION_ARGS)
+{
+	(void) fcinfo;
+	store_require();
+	store_reset_stats();
+	queue_reset_stats();
+	PG_RETURN_VOID();
+}
+
+/* log_flush() */
+Datum
+tierlimit_log_flush_1_0(PG_FUNCTION_ARGS)
+{
+	(void) fcinfo;
+	store_require();
+	if (!RecoveryInProgress())
+		log_flush();
+	PG_RETURN_VOID();
+}

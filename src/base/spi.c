@@ -1,0 +1,313 @@
+/*-------------------------------------------------------------------------
+ *
+ * spi.c
+ *		Reading tables, and writing the log's.
+ *
+ * The configuration and the log are read by SQL, in the way that a foreign key
+ * reads the table it refers to: as their owner, so that callers need no right
+ * on them, and in the latest snapshot, since a change binds from its commit on
+ * also those whose transaction has an older one.
+ *
+ * The log has many partitions, a year's and more, of which a query wants those of
+ * some days.  A plan that leaves that to its execution has all of them in it:
+ * their locks, their memory, and the time to plan for them.  So the days are
+ * constants of the query's text, and there is a plan for each that was lately
+ * used; most calls of a day, of keys of a tier, want the same.
+ *
+ * Whoever waits for a lock on these tables waits for as long as for the log's
+ * writer, unless a shorter lock_timeout is in force.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/installation.h"
+#include "base/settings.h"
+#include "base/spi.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "storage/proc.h"
+#include "utils/builtins.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+/* A plan for a query of the log; query NULL: none. */
+typedef struct DaysPlan
+{
+	const Statement *query;
+	LogDays		days;
+	SPIPlanPtr	plan;
+	uint64		used;			/* days_plans_used, the last time */
+} DaysPlan;
+
+#define MAX_DAYS_PLANS 64
+
+static DaysPlan days_plans[MAX_DAYS_PLANS];
+static uint64 days_plans_used = 0;
+
+/* Days that timestamps have. */
+#define FIRST_DAY (DATETIME_MIN_JULIAN - POSTGRES_EPOCH_JDATE)
+#define LAST_DAY (TIMESTAMP_END_JULIAN - POSTGRES_EPOCH_JDATE)
+
+/*
+ * Run as the owner, and so that nothing that somebody made run with it can
+ * leave anything behind, such as a trigger for the end of the transaction.
+ */
+static void
+become_owner(Oid *role, int *security)
+{
+	GetUserIdAndSecContext(role, security);
+	SetUserIdAndSecContext(installation()->owner,
+						   *security | SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION |
+						   SECURITY_NOFORCE_RLS);
+}
+
+/* For good: the same plan will do, whatever the arguments. */
+static SPIPlanPtr
+prepare(const char *text, Statement *statement)
+{
+	SPIPlanPtr	plan = SPI_prepare_cursor(text, statement->nargs,
+										  statement->types,
+										  CURSOR_OPT_GENERIC_PLAN);
+
+	if (plan == NULL || SPI_keepplan(plan) != 0)
+		elog(ERROR, "could not prepare statement: %s", text);
+	return plan;
+}
+
+static SPIPlanPtr
+plan_of(Statement *statement)
+{
+	if (statement->plan == NULL)
+		statement->plan = prepare(statement->text, statement);
+	return statement->plan;
+}
+
+/* What the planner finds to be a constant, whatever the session's settings. */
+static void
+append_day(StringInfo text, const char *operator, int32 day)
+{
+	appendStringInfo(text,
+					 " AND at OPERATOR(pg_catalog.%s) pg_catalog.timezone('UTC',"
+					 " '2000-01-01'::timestamp OPERATOR(pg_catalog.+) '%d days'::interval)",
+					 operator, day);
+}
+
+static char *
+text_for_days(const Statement *query, LogDays days)
+{
+	StringInfoData condition;
+
+	initStringInfo(&condition);
+	appendStringInfoString(&condition, "true");
+	/* Before the first time and behind the last one there is nothing, either. */
+	if (days.first > FIRST_DAY)
+		append_day(&condition, ">=", days.first);
+	if (days.end < LAST_DAY)
+		append_day(&condition, "<", days.end);
+	return psprintf(query->text, condition.data);
+}
+
+/* The plan for a query of some days, in place of the one used longest ago. */
+static SPIPlanPtr
+plan_for_days(Statement *query, LogDays days)
+{
+	DaysPlan   *found = &days_plans[0];
+
+	for (int i = 0; i < MAX_DAYS_PLANS; i++)
+	{
+		DaysPlan   *one = &days_plans[i];
+
+		if (one->query == query && one->days.first == days.first &&
+			one->days.end == days.end)
+		{
+			found = one;
+			break;
+		}
+		if (one->used < found->used)
+			found = one;
+	}
+	if (found->query != query || found->days.first != days.first ||
+		found->days.end != days.end)
+	{
+		SPIPlanPtr	plan = prepare(text_for_days(query, days), query);
+
+		if (found->plan != NULL)
+			SPI_freeplan(found->plan);
+		found->query = query;
+		found->days = days;
+		found->plan = plan;
+	}
+	found->used = ++days_plans_used;
+	return found->plan;
+}
+
+int32
+query_day(TimestampTz at)
+{
+	int64		day = at / USECS_PER_DAY - (at % USECS_PER_DAY < 0);
+
+	return (int32) day;
+}
+
+void
+query_begin(Reading *reading)
+{
+	SPI_connect();
+	become_owner(&reading->caller, &reading->caller_security);
+	PushActiveSnapshot(GetLatestSnapshot());
+	reading->snapshot = GetActiveSnapshot();
+}
+
+static void
+run_plan(Reading *reading, SPIPlanPtr plan, Datum *args)
+{
+	if (SPI_execute_snapshot(plan, args, NULL, reading->snapshot,
+							 InvalidSnapshot, false, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not run a query");
+}
+
+/*
+ * Read some days of the log, and release the locks that it took rather than keep
+ * them until the end of the caller's transaction, which may be far away: the
+ * upkeep of the log waits for these, and there are not so many to be had.
+ */
+static void
+run_and_unlock(Reading *reading, Statement *query, LogDays days, Datum *args)
+{
+	ResourceOwner callers = CurrentResourceOwner;
+	ResourceOwner ours = ResourceOwnerCreate(callers, "tierlimit query");
+
+	CurrentResourceOwner = ours;
+	run_plan(reading, plan_for_days(query, days), args);
+	CurrentResourceOwner = callers;
+	ResourceOwnerRelease(ours, RESOURCE_RELEASE_BEFORE_LOCKS, false, false);
+	ResourceOwnerRelease(ours, RESOURCE_RELEASE_LOCKS, false, false);
+	ResourceOwnerRelease(ours, RESOURCE_RELEASE_AFTER_LOCKS, false, false);
+	ResourceOwnerDelete(ours);
+}
+
+/* In place of the ERROR of a lock_timeout, where that is ours. */
+static void
+report_impatience(const char *what, MemoryContext context)
+{
+	if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
+		return;
+	MemoryContextSwitchTo(context);
+	FlushErrorState();
+	ereport(ERROR,
+			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			 errmsg("could not read %s", what),
+			 errdetail("Another session has held a lock on it for %d seconds.",
+					   (int) (CALL_PATIENCE / USECS_PER_SEC)),
+			 errhint("See in pg_locks who holds it.")));
+}
+
+/*
+ * Run a query, of these days of the log or (NULL) of other tables.  Where the
+ * caller's lock_timeout is longer than a call may wait, ours holds meanwhile:
+ * nothing looks at the parameter but the wait for a lock, so its variable will
+ * do.  An ERROR leaves all as it was.
+ */
+static void
+run(Reading *reading, Statement *query, const LogDays *days, Datum *args)
+{
+	const int	patience = (int) (CALL_PATIENCE / 1000);
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	const int	timeout = LockTimeout;
+	const bool	is_ours = timeout == 0 || timeout > patience;
+
+	if (is_ours)
+		LockTimeout = patience;
+	PG_TRY();
+	{
+		if (days == NULL)
+			run_plan(reading, plan_of(query), args);
+		else
+			run_and_unlock(reading, query, *days, args);
+	}
+	PG_CATCH();
+	{
+		LockTimeout = timeout;
+		CurrentResourceOwner = owner;
+		if (is_ours)
+			report_impatience(days == NULL ? "the configuration of tierlimit"
+							  : "the request log", context);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	LockTimeout = timeout;
+}
+
+void
+query_run(Reading *reading, Statement *query, Datum *args)
+{
+	run(reading, query, NULL, args);
+}
+
+void
+query_run_log(Reading *reading, Statement *query, LogDays days, Datum *args)
+{
+	run(reading, query, &days, args);
+}
+
+uint64
+query_write(Statement *statement, Datum *args, const char *nulls)
+{
+	Oid			caller;
+	int			caller_security;
+	uint64		rows;
+
+	SPI_connect();
+	become_owner(&caller, &caller_security);
+	if (SPI_execute_plan(plan_of(statement), args, nulls, false, 0) < 0)
+		elog(ERROR, "could not run statement: %s", statement->text);
+	rows = SPI_processed;
+	SetUserIdAndSecContext(caller, caller_security);
+	SPI_finish();
+	return rows;
+}
+
+void
+query_end(Reading *reading)
+{
+	PopActiveSnapshot();
+	SetUserIdAndSecContext(reading->caller, reading->caller_security);
+	SPI_finish();
+}
+
+Datum
+query_value(int row, int column, Datum fallback)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(SPI_tuptable->vals[row],
+									  SPI_tuptable->tupdesc, column, &isnull);
+
+	return isnull ? fallback : value;
+}
+
+char *
+query_string(int row, int column)
+{
+	Datum		value = query_value(row, column, (Datum) 0);
+
+	return value == (Datum) 0 ? NULL : TextDatumGetCString(value);
+}
+
+text *
+query_text(int row, int column)
+{
+	char	   *value = query_string(row, column);
+	text	   *copy;
+	int			length;
+
+	if (value == NULL)
+		return NULL;
+	length = strlen(value);
+	copy = SPI_palloc(length + VARHDRSZ);
+	SET_VARSIZE(copy, length + VARHDRSZ);
+	memcpy(VARDATA(copy), value, length);
+	return copy;
+}

@@ -1,0 +1,82 @@
+/*-------------------------------------------------------------------------
+ *
+ * spi.h
+ *		Reading tables, and writing the log's.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_SPI_H
+#define TIERLIMIT_SPI_H
+
+#include "datatype/timestamp.h"
+#include "executor/spi.h"
+#include "utils/snapshot.h"
+
+#define MAX_ARGUMENTS 12
+
+/* A statement, and its plan once it has one. */
+typedef struct Statement
+{
+	const char *text;			/* with all names qualified */
+	int			nargs;
+	Oid			types[MAX_ARGUMENTS];
+	SPIPlanPtr	plan;
+} Statement;
+
+/*
+ * In the text of a query of the log: a condition on "at", which is the same as
+ * the days given to query_run_log().
+ */
+#define WITHIN_DAYS "%1$s"
+
+/* Days (UTC) since 2000-01-01. */
+typedef struct LogDays
+{
+	int32		first;
+	int32		end;			/* the first one that is out of it */
+} LogDays;
+
+#define ALL_DAYS_BEFORE PG_INT32_MIN
+#define ALL_DAYS_AFTER PG_INT32_MAX
+
+/* A stretch of reading, from query_begin() to query_end(). */
+typedef struct Reading
+{
+	Snapshot	snapshot;		/* what the queries see */
+	Oid			caller;
+	int			caller_security;
+} Reading;
+
+/*
+ * Queries in between see the newest committed state and this transaction's
+ * own changes, whatever its isolation level.  The memory context is SPI's;
+ * rows are in SPI_tuptable.  No lock may be held; after an ERROR, the abort of
+ * the (sub)transaction does what query_end() would have done.  A query that
+ * waits for a lock for CALL_PATIENCE is such an ERROR.
+ */
+extern void query_begin(Reading *reading);
+extern void query_run(Reading *reading, Statement *query, Datum *args);
+extern void query_run_log(Reading *reading, Statement *query, LogDays days,
+						  Datum *args);
+extern void query_end(Reading *reading);
+
+/*
+ * Run a statement that changes tables, as their owner, in a transaction of
+ * the log's worker; returns the number of rows.  nulls are as for SPI.
+ */
+extern uint64 query_write(Statement *statement, Datum *args,
+						  const char *nulls);
+
+/* The day of a time. */
+extern int32 query_day(TimestampTz at);
+
+/* Column (from 1) of a row of SPI_tuptable; fallback for NULL. */
+extern Datum query_value(int row, int column, Datum fallback);
+
+/* Likewise a text, as a string in the current context; NULL for NULL. */
+extern char *query_string(int row, int column);
+
+/* Likewise, but a text in the context that query_begin() was called in. */
+extern text *query_text(int row, int column);
+
+#endif							/* TIERLIMIT_SPI_H */

@@ -1,0 +1,493 @@
+/*-------------------------------------------------------------------------
+ *
+ * apikey.c
+ *		What the table api_key says about a key, remembered for all sessions.
+ *
+ * A key is looked up by its name, or by the hash of its secret; what is said
+ * of names here holds for hashes as well: each has a record of its own.
+ *
+ * There may be millions of keys, so no backend remembers them for itself:
+ * what was read of a key's row, or that it has none, is kept with its subject
+ * in shared memory, once for everybody.  It is a cache: the sweep may drop it
+ * at any time.
+ *
+ * Changes.  The server's own invalidation messages name relations, not rows;
+ * one sign-up would make every session look up every key again.  So it is
+ * transaction ids that tell here.  A trigger on api_key sets the mark that the
+ * key hashes to (some other keys share it) to its transaction's id, and counts
+ * the mark's generation up, before the row changes and whether or not the
+ * transaction will commit.  A record is good only for the generation that it
+ * was read in.  Once the mark is set:
+ *
+ *	- while the transaction runs (prepared counts as running), every call of a
+ *	  key with that mark reads the table: the transaction itself sees its
+ *	  change, others don't, and nobody keeps what they read;
+ *	- after it ended, the next one to read keeps the record again.  It took its
+ *	  snapshot after it saw that the transaction had ended, so that it sees
+ *	  what that one did.
+ *
+ * No message has to arrive, so there is no moment at which a session has not
+ * heard yet.  Of two transactions that set one mark at a time it keeps only
+ * the newer id; then records are kept again once all that are older
+ * than the reader's snapshot have ended.  ("several")
+ *
+ * Rows can also change without the trigger: by TRUNCATE, by an ALTER TABLE that
+ * writes the table anew, while somebody has disabled the trigger.  All these
+ * change the table's definition, of which PostgreSQL's own messages tell.  So a
+ * record is good only for the definition that it was read under, and none is kept
+ * while the trigger is disabled (api_key_version in installation.h).
+ *
+ * Which transactions may change a key unseen?  Those that did so before shared
+ * memory was set up and yet live: prepared ones.  Where these are enabled,
+ * nothing is kept until all that ran at the first look-up have ended.
+ *
+ * A key that is deleted and made anew starts afresh.  So the mark tells its last
+ * deletion, too: who reads the table next, by the name or by a secret of it,
+ * forgets what had been counted before that.
+ *
+ * On a standby there are no marks, hence nothing is kept; peek and usage read
+ * the table each time.
+ *
+ * Locks: that of the key's partition, SHARED to use a record, EXCLUSIVE to
+ * keep one or to mark.  Never held while reading the table.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/twophase.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "base/installation.h"
+#include "base/sha256.h"
+#include "base/spi.h"
+#include "catalog/pg_type.h"
+#include "config/apikey.h"
+#include "storage/procarray.h"
+#include "store/claim.h"
+#include "store/sweep.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/*
+ * A record as it is kept: this, followed by the strings' bytes.  A key's name
+ * is not repeated in its own.
+ */
+typedef struct PackedRecord
+{
+	TimestampTz expires_at;
+	TimestampTz billing_anchor;
+	uint8		status;
+	uint8		name_length;
+	uint8		timezone_length;
+	uint8		tier_length;
+	uint8		account_length;
+} PackedRecord;
+
+#define PACKED_HEADER (offsetof(PackedRecord, account_length) + 1)
+#define MAX_PACKED (PACKED_HEADER + 3 * MAX_NAME_LENGTH + MAX_TIER_LENGTH)
+
+#define KEY_COLUMNS \
+	"SELECT tier, status, account, billing_anchor, billing_timezone, expires_at," \
+	" name FROM tierlimit.api_key WHERE "
+
+static Statement key_query = {
+	KEY_COLUMNS "name OPERATOR(pg_catalog.=) $1", 1, {TEXTOID}, NULL
+};
+
+static Statement secret_query = {
+	KEY_COLUMNS "key_hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}, NULL
+};
+
+static void
+set_unregistered(KeyRecord *record)
+{
+	record->registered = false;
+	record->billing_anchor = DT_NOBEGIN;
+	strcpy(record->timezone, "UTC");
+}
+
+static char *
+pack_string(char *to, const char *from, uint8 length)
+{
+	memcpy(to, from, length);
+	return to + length;
+}
+
+static const char *
+unpack_string(char *to, const char *from, uint8 length)
+{
+	memcpy(to, from, length);
+	to[length] = '\0';
+	return from + length;
+}
+
+static int
+pack(const SubjectName *key, const KeyRecord *record, char *packed)
+{
+	PackedRecord head = {
+		.expires_at = record->expires_at,
+		.billing_anchor = record->billing_anchor,
+		.status = record->status,
+		.name_length = key->kind == SUBJECT_KEY ? 0 : strlen(record->name),
+		.timezone_length = strlen(record->timezone),
+		.tier_length = strlen(record->tier),
+		.account_length = strlen(record->account)
+	};
+	char	   *at = packed + PACKED_HEADER;
+
+	memcpy(packed, &head, PACKED_HEADER);
+	at = pack_string(at, record->name, head.name_length);
+	at = pack_string(at, record->timezone, head.timezone_length);
+	at = pack_string(at, record->tier, head.tier_length);
+	at = pack_string(at, record->account, head.account_length);
+	return at - packed;
+}
+
+static void
+unpack(const char *packed, KeyRecord *record)
+{
+	PackedRecord head;
+	const char *at = packed + PACKED_HEADER;
+
+	memcpy(&head, packed, PACKED_HEADER);
+	record->registered = true;
+	record->expires_at = head.expires_at;
+	record->billing_anchor = head.billing_anchor;
+	record->status = (KeyStatus) head.status;
+	at = unpack_string(record->name, at, head.name_length);
+	at = unpack_string(record->timezone, at, head.timezone_length);
+	at = unpack_string(record->tier, at, head.tier_length);
+	unpack_string(record->account, at, head.account_length);
+}
+
+/* Use what is remembered, if it is still good.  Returns the mark as well. */
+static bool
+recall(const SubjectName *key, uint32 definition, KeyRecord *record, Mark *mark)
+{
+	char		packed[MAX_PACKED];
+	RecordState state = RECORD_UNKNOWN;
+	Subject    *subject;
+
+	partition_lock(&key->hash, 1, LW_SHARED);
+	*mark = *store_mark(key->hash);
+	subject = subject_find(key);
+	if (subject != NULL && subject->record_generation == mark->generation &&
+		subject->record_definition == definition)
+		state = subject->record_state;
+	if (state == RECORD_PRESENT)
+		subject_get_record(subject, packed);
+	partition_unlock(&key->hash, 1);
+
+	if (state == RECORD_PRESENT)
+		unpack(packed, record);
+	else if (state == RECORD_ABSENT)
+		set_unregistered(record);
+	return state != RECORD_UNKNOWN;
+}
+
+static KeyStatus
+parse_status(const char *status)
+{
+	if (strcmp(status, "active") == 0)
+		return KEY_ACTIVE;
+	if (strcmp(status, "payment_required") == 0)
+		return KEY_PAYMENT_REQUIRED;
+	if (strcmp(status, "payment_expired") == 0)
+		return KEY_PAYMENT_EXPIRED;
+	return KEY_DISABLED;
+}
+
+static void
+read_row(KeyRecord *record)
+{
+	char	   *account = query_string(0, 3);
+
+	record->registered = true;
+	strlcpy(record->name, query_string(0, 7), sizeof(record->name));
+	strlcpy(record->tier, query_string(0, 1), sizeof(record->tier));
+	record->status = parse_status(query_string(0, 2));
+	strlcpy(record->account, account ? account : "", sizeof(record->account));
+	record->billing_anchor =
+		DatumGetTimestampTz(query_value(0, 4, TimestampTzGetDatum(DT_NOBEGIN)));
+	strlcpy(record->timezone, query_string(0, 5), sizeof(record->timezone));
+	record->expires_at =
+		DatumGetTimestampTz(query_value(0, 6, TimestampTzGetDatum(DT_NOEND)));
+}
+
+/*
+ * Whether no transaction that could have changed a key before shared memory
+ * was set up is still running, by a snapshot just taken.
+ */
+static bool
+none_runs_since_start(Snapshot snapshot)
+{
+	TransactionId limit;
+	uint32		unset = InvalidTransactionId;
+
+	if (max_prepared_xacts == 0)
+		return true;
+
+	limit = pg_atomic_read_u32(&store->running_at_start);
+	if (limit == FrozenTransactionId)
+		return true;
+	if (limit == InvalidTransactionId)
+	{
+		pg_atomic_compare_exchange_u32(&store->running_at_start, &unset,
+									   ReadNextTransactionId());
+		limit = pg_atomic_read_u32(&store->running_at_start);
+		if (limit == FrozenTransactionId)
+			return true;
+	}
+	if (!TransactionIdPrecedesOrEquals(limit, snapshot->xmin))
+		return false;
+	pg_atomic_write_u32(&store->running_at_start, FrozenTransactionId);
+	return true;
+}
+
+/*
+ * Whether an id is so old that ids have wrapped around since; then it looks
+ * like one of the future.
+ */
+static bool
+is_ancient(TransactionId xid)
+{
+	return TransactionIdFollowsOrEquals(xid, ReadNextTransactionId());
+}
+
+/* Whether a transaction has set the mark since somebody kept what it left. */
+static bool
+is_changed(const Mark *mark)
+{
+	return TransactionIdIsValid(mark->changed_by) &&
+		!is_ancient(mark->changed_by);
+}
+
+/*
+ * Read the table; returns whether what it says may be kept.  What is older than
+ * *xmin had ended before.
+ */
+static bool
+read_table(const SubjectName *key, const Mark *mark, KeyRecord *record,
+		   TransactionId *xmin)
+{
+	Reading		reading;
+	Datum		name;
+	bool		changed = is_changed(mark);
+	bool		ended;
+
+	/* These have to be asked before the snapshot is taken. */
+	ended = !RecoveryInProgress();
+	if (changed && !mark->several)
+		ended = ended && !TransactionIdIsInProgress(mark->changed_by);
+
+	query_begin(&reading);
+	if (changed && mark->several)
+		ended = ended && TransactionIdPrecedes(mark->changed_by,
+											   reading.snapshot->xmin);
+	ended = ended && none_runs_since_start(reading.snapshot);
+	*xmin = reading.snapshot->xmin;
+
+	/* A bytea looks like a text. */
+	name = PointerGetDatum(cstring_to_text_with_len(key->name, key->length));
+	query_run(&reading,
+			  key->kind == SUBJECT_SECRET ? &secret_query : &key_query, &name);
+	if (SPI_processed == 0)
+		set_unregistered(record);
+	else
+		read_row(record);
+	query_end(&reading);
+	return ended;
+}
+
+/*
+ * Remember a record that was read under this mark, unless it was set
+ * again meanwhile: then the next call has to read again.  False if
+ * there is no room.
+ */
+static bool
+keep(const SubjectName *key, uint32 definition, const Mark *mark,
+	 const KeyRecord *record)
+{
+	char		packed[MAX_PACKED];
+	int			length = record->registered ? pack(key, record, packed) : 0;
+	Purse		purse = {.base = store->blocks};
+	Mark	   *now;
+	Subject    *subject;
+	bool		fits;
+
+	partition_lock(&key->hash, 1, LW_EXCLUSIVE);
+	now = store_mark(key->hash);
+	fits = pool_fill(&store->pool, &purse,
+					 subject_blocks(key) + record_blocks(key, length),
+					 partition_of(key->hash));
+	if (fits && now->generation == mark->generation)
+	{
+		subject = subject_find(key);
+		if (subject == NULL)
+			subject = subject_create(key, &purse);
+		subject_set_record(subject,
+						   record->registered ? RECORD_PRESENT : RECORD_ABSENT,
+						   packed, length, &purse);
+		subject->record_generation = now->generation;
+		subject->record_definition = definition;
+		now->changed_by = InvalidTransactionId;
+		now->several = false;
+	}
+	pool_return(&store->pool, &purse, partition_of(key->hash));
+	partition_unlock(&key->hash, 1);
+	return fits;
+}
+
+/* Whether a key may have been deleted since its windows were filled. */
+static bool
+may_be_deleted(const SubjectName *key, Mark *mark)
+{
+	const Subject *subject;
+	bool		deleted;
+
+	partition_lock(&key->hash, 1, LW_SHARED);
+	*mark = *store_mark(key->hash);
+	subject = subject_find(key);
+	deleted = subject != NULL && mark->deleted_in != 0 &&
+		(int32) (subject->record_generation - mark->deleted_in) < 0;
+	partition_unlock(&key->hash, 1);
+	return deleted;
+}
+
+/* Drop its windows, as of a generation; false if somebody is filling them. */
+static bool
+try_forget(const SubjectName *key, uint32 generation)
+{
+	Purse		purse = {.base = store->blocks};
+	Subject    *subject;
+	bool		filling;
+
+	partition_lock(&key->hash, 1, LW_EXCLUSIVE);
+	subject = subject_find(key);
+	filling = subject != NULL && subject->filling;
+	if (subject != NULL && !filling)
+	{
+		subject_drop_windows(subject, &purse);
+		subject_set_record(subject, RECORD_UNKNOWN, NULL, 0, &purse);
+		subject->record_generation = generation;
+	}
+	pool_return(&store->pool, &purse, partition_of(key->hash));
+	partition_unlock(&key->hash, 1);
+	return !filling;
+}
+
+/*
+ * Forget what is in memory of a key that was deleted, once the transaction that
+ * did so has ended.  Its next call fills its windows from the log, which says
+ * whether that was committed (changes.c).  Who is filling them now may have
+ * looked there before.
+ */
+static void
+forget_deleted(const SubjectName *key, TransactionId xmin)
+{
+	Mark		mark;
+
+	if (!may_be_deleted(key, &mark))
+		return;
+	if (is_changed(&mark) &&
+		(mark.several ? !TransactionIdPrecedes(mark.changed_by, xmin)
+		 : TransactionIdIsInProgress(mark.changed_by)))
+		return;
+	while (!try_forget(key, mark.generation))
+		claim_wait(key);
+}
+
+/* The key that a row of the table is about. */
+static SubjectName
+key_of(const SubjectName *looked_up, const KeyRecord *record)
+{
+	return looked_up->kind == SUBJECT_KEY ? *looked_up
+		: subject_name(looked_up->scope, SUBJECT_KEY, record->name,
+					   strlen(record->name));
+}
+
+void
+registry_look_up(const SubjectName *key, KeyRecord *record)
+{
+	uint32		definition = installation()->api_key_version;
+	Mark		mark;
+	TransactionId xmin;
+	bool		ended;
+
+	if (recall(key, definition, record, &mark))
+		return;
+	ended = read_table(key, &mark, record, &xmin);
+	if (key->kind == SUBJECT_KEY || record->registered)
+	{
+		SubjectName subject = key_of(key, record);
+
+		forget_deleted(&subject, xmin);
+	}
+	if (ended && definition != 0 &&
+		!keep(key, definition, &mark, record) && sweep_for_room(clock_read()))
+		keep(key, definition, &mark, record);
+}
+
+void
+registry_hash_secret(const text *secret, uint8 *hash)
+{
+	sha256(VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret), hash);
+}
+
+static void
+set_mark(Mark *mark, TransactionId by)
+{
+	mark->generation++;
+	if (!TransactionIdIsValid(mark->changed_by))
+		mark->changed_by = by;
+	else if (mark->changed_by != by)
+	{
+		mark->several = true;
+		if (TransactionIdPrecedes(mark->changed_by, by))
+			mark->changed_by = by;
+	}
+}
+
+void
+registry_change(const SubjectName *key)
+{
+	TransactionId by = GetTopTransactionId();
+
+	partition_lock(&key->hash, 1, LW_EXCLUSIVE);
+	set_mark(store_mark(key->hash), by);
+	partition_unlock(&key->hash, 1);
+}
+
+static void
+set_mark_deleted(Mark *mark, TransactionId by)
+{
+	set_mark(mark, by);
+	mark->deleted_in = mark->generation;
+}
+
+void
+registry_delete(const SubjectName *key)
+{
+	TransactionId by = GetTopTransactionId();
+
+	partition_lock(&key->hash, 1, LW_EXCLUSIVE);
+	set_mark_deleted(store_mark(key->hash), by);
+	partition_unlock(&key->hash, 1);
+}
+
+void
+registry_delete_all(void)
+{
+	TransactionId by = GetTopTransactionId();
+
+	for (uint64 partition = 0; partition < NUM_PARTITIONS; partition++)
+	{
+		partition_lock(&partition, 1, LW_EXCLUSIVE);
+		for (uint64 i = partition; i < store->nmarks; i += NUM_PARTITIONS)
+			set_mark_deleted(store_mark(i), by);
+		partition_unlock(&partition, 1);
+	}
+}

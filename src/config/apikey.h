@@ -1,0 +1,58 @@
+/*-------------------------------------------------------------------------
+ *
+ * apikey.h
+ *		What the table api_key says about a key, remembered for all sessions.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_APIKEY_H
+#define TIERLIMIT_APIKEY_H
+
+#include "common/sha2.h"
+#include "config/tiers.h"
+#include "datatype/timestamp.h"
+#include "store/subject.h"
+
+typedef enum KeyStatus
+{
+	KEY_ACTIVE,
+	KEY_PAYMENT_REQUIRED,
+	KEY_PAYMENT_EXPIRED,
+	KEY_DISABLED
+} KeyStatus;
+
+#define KEY_HASH_LENGTH PG_SHA256_DIGEST_LENGTH
+
+/* A row of api_key, or the lack of one. */
+typedef struct KeyRecord
+{
+	bool		registered;		/* if not, nothing else is set but the
+								 * calendar's defaults */
+	char		name[MAX_NAME_LENGTH + 1];
+	KeyStatus	status;
+	TimestampTz expires_at;		/* DT_NOEND: never */
+	TimestampTz billing_anchor; /* DT_NOBEGIN: the default one */
+	char		timezone[MAX_NAME_LENGTH + 1];
+	char		tier[MAX_TIER_LENGTH + 1];
+	char		account[MAX_NAME_LENGTH + 1];	/* "": none */
+} KeyRecord;
+
+/*
+ * Look a key up, by its name (SUBJECT_KEY) or the hash of its secret
+ * (SUBJECT_SECRET), in memory or else in the table.  The answer is that of the
+ * newest committed state, or of this transaction's own changes.  No lock may
+ * be held.
+ */
+extern void registry_look_up(const SubjectName *key, KeyRecord *record);
+
+/* What api_key.key_hash keeps of a secret: KEY_HASH_LENGTH bytes. */
+extern void registry_hash_secret(const text *secret, uint8 *hash);
+
+/* This transaction has changed the row of a key, or of a secret. */
+extern void registry_change(const SubjectName *key);
+
+/* It has deleted the row of a key; or all of them. */
+extern void registry_delete(const SubjectName *key);
+extern void registry_delete_all(void);
+
+#endif							/* TIERLIMIT_APIKEY_H */

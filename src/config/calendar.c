@@ -1,0 +1,218 @@
+/*-------------------------------------------------------------------------
+ *
+ * calendar.c
+ *		Calendar periods: the running hour, day, month, ... since an anchor.
+ *
+ * Period number k begins k lengths after the anchor, and is always computed
+ * from the anchor itself: what began on the 31st comes back to the 31st after
+ * a shorter month.  Days and longer are counted on the wall clock of the zone,
+ * so that they keep their time of day over a change to or from summer time;
+ * hours and minutes are stretches of real time.  A wall-clock time that a
+ * change skips or repeats is understood as PostgreSQL understands it on input.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "config/calendar.h"
+#include "pgtime.h"
+#include "utils/datetime.h"
+#include "utils/formatting.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+/* An anchor on a zone's wall clock. */
+typedef struct WallClock
+{
+	pg_tz	   *zone;
+	struct pg_tm tm;
+	fsec_t		fsec;
+} WallClock;
+
+static pg_tz *
+find_timezone(const char *timezone)
+{
+	pg_tz	   *zone = pg_tzset(timezone);
+
+	return zone != NULL && pg_tz_acceptable(zone) ? zone : NULL;
+}
+
+/* The names of all time zones, in lower case. */
+static HTAB *timezone_names = NULL;
+
+/* Read them, which opens hundreds of files. */
+static void
+read_timezone_names(void)
+{
+	HASHCTL		control = {
+		.keysize = TZ_STRLEN_MAX + 1,
+		.entrysize = TZ_STRLEN_MAX + 1,
+		.hcxt = CacheMemoryContext
+	};
+	HTAB	   *names = hash_create("tierlimit time zones", 1024, &control,
+									HASH_ELEM | HASH_STRINGS | HASH_CONTEXT);
+	pg_tzenum  *zones = pg_tzenumerate_start();
+	pg_tz	   *zone;
+
+	while ((zone = pg_tzenumerate_next(zones)) != NULL)
+	{
+		const char *name = pg_get_timezone_name(zone);
+		char	   *key = asc_tolower(name, strlen(name));
+
+		(void) hash_search(names, key, HASH_ENTER, NULL);
+		pfree(key);
+	}
+	pg_tzenumerate_end(zones);
+	if (timezone_names != NULL)
+		hash_destroy(timezone_names);
+	timezone_names = names;
+}
+
+/* The default costs nothing; names may have come since we have read them. */
+bool
+calendar_knows_timezone(const char *timezone)
+{
+	char	   *key = asc_tolower(timezone, strlen(timezone));
+
+	if (strcmp(key, "utc") == 0)
+		return true;
+	if (strlen(key) > TZ_STRLEN_MAX)
+		return false;
+	if (timezone_names == NULL ||
+		hash_search(timezone_names, key, HASH_FIND, NULL) == NULL)
+		read_timezone_names();
+	return hash_search(timezone_names, key, HASH_FIND, NULL) != NULL;
+}
+
+uint64
+calendar_phase(TimestampTz anchor, const char *timezone)
+{
+	return hash_bytes_extended((const unsigned char *) timezone,
+							   strlen(timezone), (uint64) anchor);
+}
+
+/* The first microsecond of a wall-clock time; the end of time beyond that. */
+static TimestampTz
+to_timestamp(const WallClock *wall, struct pg_tm *tm)
+{
+	int			offset = DetermineTimeZoneOffset(tm, wall->zone);
+	TimestampTz result;
+
+	if (tm2timestamp(tm, wall->fsec, &offset, &result) != 0)
+		return tm->tm_year > 0 ? DT_NOEND : DT_NOBEGIN;
+	return result;
+}
+
+static WallClock
+wall_clock(TimestampTz at, pg_tz *zone)
+{
+	WallClock	wall = {.zone = zone};
+	int			offset;
+
+	if (timestamp2tm(at, &offset, &wall.tm, &wall.fsec, NULL, zone) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("timestamp out of range")));
+	return wall;
+}
+
+static WallClock
+anchor_clock(TimestampTz anchor, pg_tz *zone)
+{
+	WallClock	wall = {.zone = zone};
+
+	if (anchor != DT_NOBEGIN)
+		return wall_clock(anchor, zone);
+
+	wall.tm.tm_year = 2001;
+	wall.tm.tm_mon = 1;
+	wall.tm.tm_mday = 1;
+	return wall;
+}
+
+static int64
+floor_divide(int64 a, int64 b)
+{
+	return a / b - (a % b < 0 ? 1 : 0);
+}
+
+/* When period number k begins. */
+static TimestampTz
+period_start(const Interval *length, const WallClock *anchor, int64 k)
+{
+	struct pg_tm tm = anchor->tm;
+
+	if (length->month != 0)
+	{
+		int64		months = tm.tm_mon - 1 + k * length->month;
+
+		tm.tm_year += (int) floor_divide(months, MONTHS_PER_YEAR);
+		tm.tm_mon = (int) (months -
+						   floor_divide(months, MONTHS_PER_YEAR) * MONTHS_PER_YEAR) + 1;
+		tm.tm_mday = Min(tm.tm_mday,
+						 day_tab[isleap(tm.tm_year)][tm.tm_mon - 1]);
+	}
+	else
+		j2date(date2j(tm.tm_year, tm.tm_mon, tm.tm_mday) +
+			   (int) (k * length->day),
+			   &tm.tm_year, &tm.tm_mon, &tm.tm_mday);
+
+	return to_timestamp(anchor, &tm);
+}
+
+/* The number of the period that now is in, give or take one. */
+static int64
+estimate_number(const Interval *length, const WallClock *anchor,
+				const WallClock *now)
+{
+	const struct pg_tm *a = &anchor->tm;
+	const struct pg_tm *n = &now->tm;
+
+	if (length->month != 0)
+		return floor_divide((int64) (n->tm_year - a->tm_year) * MONTHS_PER_YEAR +
+							n->tm_mon - a->tm_mon, length->month);
+
+	return floor_divide(date2j(n->tm_year, n->tm_mon, n->tm_mday) -
+						date2j(a->tm_year, a->tm_mon, a->tm_mday),
+						length->day);
+}
+
+Span
+calendar_span(const Interval *length, TimestampTz anchor,
+			  const char *timezone, TimestampTz now)
+{
+	pg_tz	   *zone = find_timezone(timezone);
+	WallClock	wall;
+	WallClock	now_wall;
+	int64		k;
+	Span		span;
+
+	if (zone == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("time zone \"%s\" not recognized", timezone)));
+
+	wall = anchor_clock(anchor, zone);
+	if (length->month == 0 && length->day == 0)
+	{
+		if (anchor == DT_NOBEGIN)
+			anchor = to_timestamp(&wall, &wall.tm);
+		span.start = anchor +
+			floor_divide(now - anchor, length->time) * length->time;
+		span.end = span.start + length->time;
+		return span;
+	}
+
+	now_wall = wall_clock(now, zone);
+	k = estimate_number(length, &wall, &now_wall);
+	while ((span.start = period_start(length, &wall, k)) > now)
+		k--;
+	while ((span.end = period_start(length, &wall, k + 1)) <= now)
+	{
+		span.start = span.end;
+		k++;
+	}
+	return span;
+}

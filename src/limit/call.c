@@ -1,0 +1,207 @@
+/*-------------------------------------------------------------------------
+ *
+ * call.c
+ *		A call while it is worked on: its subjects, windows and time.
+ *
+ * Time never goes backwards for a subject: one that has decided at a later
+ * time than our clock says takes us there with it, unless it is so much later
+ * that a clock must have been wrong (clock.c).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "config/calendar.h"
+#include "limit/call.h"
+
+void
+call_plan(Work *work, TimestampTz now)
+{
+	const Charge *charge = work->charge;
+	const Tier *tier = charge->tier;
+	uint64		phase = 0;
+
+	if (tier->has_calendar)
+		phase = calendar_phase(charge->billing_anchor, charge->timezone);
+	for (int i = 0; i < work->nwindows; i++)
+	{
+		const TierLimit *limit = &tier->limits[i];
+
+		work->ids[i].period = limit->period_us;
+		work->ids[i].kind = limit->kind;
+		work->ids[i].unit = limit->unit;
+		work->ids[i].phase = 0;
+		if (limit->kind == WINDOW_CALENDAR)
+		{
+			work->ids[i].phase = phase;
+			work->running[i] = calendar_span(&limit->period,
+											 charge->billing_anchor,
+											 charge->timezone, now);
+		}
+	}
+}
+
+/* A call that deals with nobody yet. */
+static void
+begin(Call *call, Clock clock, int64 cost)
+{
+	call->count = call->nlocks = 0;
+	call->request = NULL;
+	call->clock = clock;
+	call->asked_at = clock.now;
+	call->cost = cost;
+	call->sharpened = false;
+}
+
+/* Have the call deal with a subject, in so many windows of its tier. */
+static void
+add_work(Call *call, const Charge *charge, int nwindows)
+{
+	Work	   *work = &call->works[call->count];
+
+	store_prefetch_subject(charge->subject.hash);
+	work->charge = charge;
+	work->nwindows = nwindows;
+	call_plan(work, call->clock.now);
+	call->hashes[call->count++] = charge->subject.hash;
+	call->nlocks = call->count;
+}
+
+void
+call_begin(Call *call, const Charge *charges, int count, Clock clock,
+		   int64 cost)
+{
+	Assert(count >= 1 && count <= MAX_CHARGES && cost >= 0);
+
+	begin(call, clock, cost);
+	for (int i = 0; i < count; i++)
+		add_work(call, &charges[i], charges[i].tier->nlimits);
+}
+
+void
+call_begin_refund(Call *call, const Charge *charge, Clock clock)
+{
+	begin(call, clock, 0);
+	add_work(call, charge, charge->tier->nwindows);
+}
+
+void
+call_add_request(Call *call, Request *request)
+{
+	call->request = request;
+	call->hashes[call->nlocks++] = request->subject.hash;
+}
+
+/*
+ * Whether what a subject has counted is not to be believed.  The server's clock
+ * is read once more, since we may have stood still after we had read it.
+ */
+static bool
+is_distrusted(const Subject *subject, Clock clock)
+{
+	if (subject == NULL || subject->clock == PG_INT64_MIN)
+		return false;
+	if (subject->clock_source != clock.source)
+		return true;
+	return subject->clock - CLOCK_TOLERANCE > clock.now &&
+		subject->clock - CLOCK_TOLERANCE > clock_read_again(clock).now;
+}
+
+void
+call_find_windows(Work *work, Clock clock)
+{
+	work->subject = subject_find(&work->charge->subject);
+	work->base = store->blocks;
+	work->distrusted = is_distrusted(work->subject, clock);
+	for (int i = 0; i < work->nwindows; i++)
+	{
+		work->windows[i] = work->subject == NULL ? NULL
+			: subject_find_window(work->subject, &work->ids[i]);
+		if (work->windows[i] != NULL)
+			store_prefetch_blocks(window_next_block(&work->windows[i]->window,
+													clock.now), 1);
+	}
+}
+
+bool
+call_is_complete(const Work *work)
+{
+	if (work->subject == NULL)
+		return work->nwindows == 0;
+	if (work->subject->filling || work->distrusted)
+		return false;
+	for (int i = 0; i < work->nwindows; i++)
+		if (work->windows[i] == NULL)
+			return false;
+	return true;
+}
+
+/* Whether this time is not in the calendar periods that we planned with. */
+static bool
+is_out_of_plan(const Work *work, TimestampTz now)
+{
+	const Tier *tier = work->charge->tier;
+
+	for (int i = 0; tier->has_calendar && i < work->nwindows; i++)
+		if (tier->limits[i].kind == WINDOW_CALENDAR &&
+			(now >= work->running[i].end || now < work->running[i].start))
+			return true;
+	return false;
+}
+
+/*
+ * Go on from the time of the subject's newest decision.  On the server's clock
+ * the next one is a microsecond later at least: so the log tells the order of
+ * any two.
+ */
+static void
+follow_clock(Clock *clock, const Subject *subject)
+{
+	TimestampTz earliest = subject->clock;
+
+	if (clock->source == CLOCK_SERVER && earliest != PG_INT64_MIN)
+		earliest++;
+	clock->now = Max(clock->now, earliest);
+}
+
+void
+call_read_clock(Call *call)
+{
+	call->clock.now = call->asked_at;	/* not where others took it */
+	call->clock = clock_read_again(call->clock);
+	call->asked_at = call->clock.now;
+}
+
+void
+call_lock(Call *call, LWLockMode mode)
+{
+	for (;;)
+	{
+		bool		out_of_plan = false;
+
+		partition_lock(call->hashes, call->nlocks, mode);
+		for (int i = 0; i < call->count; i++)
+		{
+			Work	   *work = &call->works[i];
+
+			call_find_windows(work, call->clock);
+			if (work->subject != NULL && !work->distrusted)
+				follow_clock(&call->clock, work->subject);
+		}
+		for (int i = 0; i < call->count; i++)
+			out_of_plan |= is_out_of_plan(&call->works[i], call->clock.now);
+		if (!out_of_plan)
+			return;
+
+		/* Calendars may load a time zone: not under a lock. */
+		partition_unlock(call->hashes, call->nlocks);
+		for (int i = 0; i < call->count; i++)
+			call_plan(&call->works[i], call->clock.now);
+	}
+}
+
+void
+call_unlock(Call *call)
+{
+	partition_unlock(call->hashes, call->nlocks);
+}

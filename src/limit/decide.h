@@ -1,0 +1,60 @@
+/*-------------------------------------------------------------------------
+ *
+ * decide.h
+ *		From a question to a decision.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_DECIDE_H
+#define TIERLIMIT_DECIDE_H
+
+#include "limit/decision.h"
+#include "limit/policy.h"
+#include "utils/inet.h"
+
+/* What is asked, and by whom.  What is NULL was not said. */
+typedef struct Question
+{
+	const text *key;			/* at most MAX_NAME_LENGTH bytes */
+	const text *tier;			/* NULL: the key's own */
+	bool		has_cost;
+	int64		cost;			/* if not has_cost: the endpoint's price */
+	const text *endpoint;
+	const inet *address;
+	const text *request_id;		/* at most MAX_NAME_LENGTH bytes */
+} Question;
+
+/* Whether there is no key. */
+extern bool decide_is_missing(const text *key);
+
+/*
+ * Decide a call, count and log it.  May read tables, wait for the log and
+ * raise an ERROR, with nothing counted; no lock may be held.
+ */
+extern Decision decide(const Question *question);
+
+/* The same decision, but nothing is counted or logged. */
+extern Decision decide_beforehand(const Question *question);
+
+/*
+ * Parts of a decision, for those who find out for themselves what applies.
+ *
+ * What is decided while limits are off: the policy's refusal, or an admission.
+ * It is neither counted nor logged.
+ */
+extern Decision decide_unlimited(const Question *question,
+								 const Policy *policy);
+
+/* Refuse with the policy's code. */
+extern Decision decide_to_refuse(const Question *question,
+								 const Policy *policy);
+
+/* Charge all of these, the first of which may deny before the others do. */
+extern Decision decide_by_charges(const Question *question,
+								  const Policy *policy, const Charge *charges,
+								  int count);
+
+/* What the log says of who asks. */
+extern LogRow decide_log_row(const Question *question, const Policy *policy);
+
+#endif							/* TIERLIMIT_DECIDE_H */

@@ -1,0 +1,461 @@
+/*-------------------------------------------------------------------------
+ *
+ * logread.c
+ *		What the request log knows of a subject.
+ *
+ * Its newest rows are read one by one, by an index of each partition.  Further
+ * back, where windows keep calls together anyway, the sums of minutes that had
+ * many rows are read instead (see tierlimit.sum_log() in the install script),
+ * and the rows of the gaps between these.  So the cost is bounded by minutes
+ * rather than by calls, whatever the size of the log.
+ *
+ * A row with negative numbers gives back: the call that it names by its
+ * request_id; or, if it names none, the newest units of its key; or, if it is a
+ * reset (its shadow_code is 0), all that was counted before, whatever its numbers
+ * are.  What comes out of here has that done already.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/spi.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "limit/logread.h"
+#include "store/clock.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+/* The rows that are counted for a key, or for an account, named $1. */
+#define OF_KEY \
+	"key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1 AND account IS NULL AND error_code OPERATOR(pg_catalog.=) 0"
+#define OF_ACCOUNT \
+	"account COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1 AND error_code OPERATOR(pg_catalog.=) 0"
+
+/* The rows of an address, or of a network. */
+#define OF_ADDRESS \
+	"ip OPERATOR(pg_catalog.>=) pg_catalog.host(pg_catalog.network($1::pg_catalog.inet))::pg_catalog.inet" \
+	" AND ip OPERATOR(pg_catalog.<=) pg_catalog.host(pg_catalog.broadcast($1::pg_catalog.inet))::pg_catalog.inet" \
+	" AND error_code OPERATOR(pg_catalog.=) 0"
+
+/* The rows of who called without a key, from such an address or from none. */
+#define OF_ANONYMOUS "key IS NULL AND " OF_ADDRESS
+#define OF_NOBODY \
+	"key IS NULL AND ip IS NULL AND error_code OPERATOR(pg_catalog.=) 0"
+
+/* Is there anything?  Mostly there is not: the key is a new one. */
+#define ANY_ROW(subject) { \
+	"SELECT 1 FROM tierlimit.request_log WHERE " subject \
+	" AND at OPERATOR(pg_catalog.>) $2 AND " WITHIN_DAYS " LIMIT 1", \
+	2, {TEXTOID, TIMESTAMPTZOID}, NULL \
+}
+
+/*
+ * What a row r gives back: infinity, all; minus infinity, a call before the span;
+ * NULL, what its key's newest calls are, or nothing.
+ */
+#define CALL_AT \
+	"CASE WHEN r.shadow_code OPERATOR(pg_catalog.=) 0 THEN 'infinity'::pg_catalog.timestamptz" \
+	" WHEN r.requests OPERATOR(pg_catalog.>) 0" \
+	"  OR r.requests OPERATOR(pg_catalog.=) 0 AND r.credits OPERATOR(pg_catalog.>=) 0 THEN NULL" \
+	" WHEN r.request_id IS NOT NULL THEN COALESCE((" \
+	"  SELECT pg_catalog.max(c.at) FROM tierlimit.request_log c" \
+	"  WHERE " WITHIN_DAYS \
+	"    AND (c.key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) r.key OR c.key IS NULL AND r.key IS NULL)" \
+	"    AND c.request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) r.request_id" \
+	"    AND c.at OPERATOR(pg_catalog.>) $2 AND c.at OPERATOR(pg_catalog.<=) r.at" \
+	"    AND c.error_code OPERATOR(pg_catalog.=) 0 AND c.requests OPERATOR(pg_catalog.>) 0), '-infinity') END"
+
+/*
+ * edge: from where on rows are read one by one.
+ * dense: the minutes before that have a sum of their own.
+ * gap: the time between those, the last one from the edge on.  (OFFSET 0 has
+ * each of them looked up by the index.)
+ */
+#define SUMS(subject, is_account) { \
+	"WITH edge AS MATERIALIZED (" \
+	"  SELECT LEAST(pg_catalog.min(at), $3," \
+	"    (SELECT summed_until FROM tierlimit.log_state)) AS at" \
+	"  FROM (SELECT at FROM tierlimit.request_log WHERE " subject \
+	"    AND at OPERATOR(pg_catalog.>) $2 AND " WITHIN_DAYS \
+	"    ORDER BY at DESC LIMIT $4) newest)," \
+	" dense AS MATERIALIZED (" \
+	"  SELECT m.minute, m.last_at, m.requests, m.credits" \
+	"  FROM (SELECT * FROM (SELECT *, minute AS at FROM tierlimit.usage_minute) u" \
+	"    WHERE " WITHIN_DAYS ") m, edge" \
+	"  WHERE m.subject OPERATOR(pg_catalog.=) $1 AND " is_account " m.is_account" \
+	"    AND m.minute OPERATOR(pg_catalog.>=) $2" \
+	"    AND m.minute OPERATOR(pg_catalog.+) '1 minute'::interval OPERATOR(pg_catalog.<=) edge.at" \
+	"    AND m.minute OPERATOR(pg_catalog.<>) ALL ($5))," \
+	" gap AS (" \
+	"  SELECT since, pg_catalog.lead(minute, 1, 'infinity') OVER (ORDER BY minute) AS until" \
+	"  FROM (SELECT minute, minute OPERATOR(pg_catalog.+) '1 minute'::interval AS since FROM dense" \
+	"    UNION ALL SELECT '-infinity', $2) x)" \
+	" SELECT last_at, requests, credits, NULL::pg_catalog.text, NULL::pg_catalog.timestamptz, NULL::pg_catalog.text FROM dense" \
+	" UNION ALL" \
+	" SELECT r.at, r.requests, r.credits, COALESCE(r.key, ''), " CALL_AT ", r.request_id FROM gap, LATERAL (" \
+	"  SELECT at, requests::bigint, credits, key, request_id, shadow_code FROM tierlimit.request_log WHERE " subject \
+	"    AND at OPERATOR(pg_catalog.>=) gap.since AND at OPERATOR(pg_catalog.<) gap.until" \
+	"    AND " WITHIN_DAYS " OFFSET 0) r" \
+	" WHERE gap.since OPERATOR(pg_catalog.<) gap.until" \
+	" ORDER BY 1, 2 DESC", \
+	5, {TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZARRAYOID}, \
+	NULL \
+}
+
+#define NEWEST_TIER(subject) { \
+	"SELECT tier FROM tierlimit.request_log WHERE " subject \
+	" AND requests OPERATOR(pg_catalog.>) 0 AND " WITHIN_DAYS " ORDER BY at DESC LIMIT 1", \
+	1, {TEXTOID}, NULL \
+}
+
+/* In which hour a key was last called, of those that are summed up. */
+static Statement last_hour = {
+	"SELECT hour FROM tierlimit.usage_hourly"
+	" WHERE key OPERATOR(pg_catalog.=) $1 ORDER BY hour DESC LIMIT 1",
+	1, {TEXTOID}, NULL
+};
+
+static Statement read_state = {
+	"SELECT summed_until FROM tierlimit.log_state", 0, {0}, NULL
+};
+
+/* When a request that is given back was admitted. */
+static Statement call_time = {
+	"SELECT pg_catalog.max(at) FROM tierlimit.request_log"
+	" WHERE key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1"
+	" AND request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $2"
+	" AND at OPERATOR(pg_catalog.<=) $3 AND " WITHIN_DAYS
+	" AND error_code OPERATOR(pg_catalog.=) 0 AND requests OPERATOR(pg_catalog.>) 0",
+	3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, NULL
+};
+
+/* No limit counts what was longer ago than this, in days. */
+#define LONGEST_PAST 400
+
+/*
+ * A long span is read by pieces, since as many locks as a year's partitions and
+ * their indexes need are not to be had by many sessions at a time.
+ */
+#define DAYS_AT_ONCE 16
+
+/* By SubjectKind.  (Only of keys and accounts there are sums of minutes.) */
+static Statement any_row[] = {
+	ANY_ROW(OF_KEY), ANY_ROW(OF_ACCOUNT), ANY_ROW(OF_ADDRESS),
+	ANY_ROW(OF_ANONYMOUS), ANY_ROW(OF_NOBODY)
+};
+static Statement sums[] = {
+	SUMS(OF_KEY, "NOT"), SUMS(OF_ACCOUNT, ""), SUMS(OF_ADDRESS, "false AND"),
+	SUMS(OF_ANONYMOUS, "false AND"), SUMS(OF_NOBODY, "false AND")
+};
+static Statement newest_tier[] = {
+	NEWEST_TIER(OF_KEY), NEWEST_TIER(OF_ACCOUNT), NEWEST_TIER(OF_ADDRESS),
+	NEWEST_TIER(OF_ANONYMOUS), NEWEST_TIER(OF_NOBODY)
+};
+
+static Datum
+name_of(const SubjectName *subject)
+{
+	return PointerGetDatum(cstring_to_text_with_len(subject->name,
+													subject->length));
+}
+
+uint64
+past_hash(const char *bytes, int length)
+{
+	return hash_bytes_extended((const unsigned char *) bytes, length, 0);
+}
+
+#define NO_KEY past_hash("", 0)
+
+/* The hash of a text column of a row; 0 for NULL. */
+static uint64
+column_hash(int row, int column)
+{
+	char	   *value = query_string(row, column);
+
+	return value == NULL ? 0 : past_hash(value, strlen(value));
+}
+
+/* A row that the query returned. */
+static void
+read_sum(PastSum *sum, int row)
+{
+	sum->at = DatumGetTimestampTz(query_value(row, 1, (Datum) 0));
+	sum->requests = DatumGetInt64(query_value(row, 2, (Datum) 0));
+	sum->credits = DatumGetInt64(query_value(row, 3, (Datum) 0));
+	sum->key = column_hash(row, 4);
+	sum->call_at = DatumGetTimestampTz(query_value(row, 5, TimestampTzGetDatum(0)));
+	sum->request_id = column_hash(row, 6);
+	sum->gave_back = sum->requests < 0 || sum->credits < 0 ||
+		sum->call_at == DT_NOEND;
+	sum->names = NULL;
+	if (sum->call_at == DT_NOBEGIN)
+	{
+		sum->names = SPI_palloc(2 * sizeof(text *));
+		sum->names[0] = query_text(row, 4);
+		sum->names[1] = query_text(row, 6);
+	}
+}
+
+/* Put the rows that the query returned in front of what is later. */
+static void
+prepend_sums(Past *past)
+{
+	int			rows = (int) SPI_processed;
+	PastSum    *sums = SPI_palloc((rows + past->count) * sizeof(PastSum));
+
+	for (int i = 0; i < rows; i++)
+		read_sum(&sums[i], i);
+	if (past->count > 0)
+	{
+		memcpy(sums + rows, past->sums, past->count * sizeof(PastSum));
+		pfree(past->sums);
+	}
+	past->sums = sums;
+	past->count += rows;
+}
+
+/*
+ * Read some days of the log, of which all later ones have been read.  Where those
+ * had sums that stand for several rows, they had all the single rows that were
+ * asked for.
+ */
+static void
+read_days(Reading *reading, const SubjectName *subject, const PastSpan *span,
+		  LogDays days, Datum *args, Past *past)
+{
+	query_run_log(reading, &any_row[subject->kind], days, args);
+	if (SPI_processed == 0)
+		return;
+	args[3] = Int32GetDatum(Max(span->single - past->count, 0));
+	query_run_log(reading, &sums[subject->kind], days, args);
+	prepend_sums(past);
+}
+
+/*
+ * The first of the newest days that are read at once: all of them, or from a
+ * multiple of DAYS_AT_ONCE on, so that other subjects want the same.
+ */
+static int32
+newest_days(int32 first)
+{
+	int32		today = query_day(GetCurrentTimestamp());
+
+	return today - first <= DAYS_AT_ONCE ? first : today - today % DAYS_AT_ONCE;
+}
+
+/* Take what is to be given back from a sum, as far as it goes. */
+static void
+take_from(PastSum *sum, int64 *requests, int64 *credits)
+{
+	int64		taken = Min(sum->requests, *requests);
+
+	if (taken > 0)
+	{
+		sum->requests -= taken;
+		*requests -= taken;
+	}
+	taken = Min(sum->credits, *credits);
+	if (taken > 0)
+	{
+		sum->credits -= taken;
+		*credits -= taken;
+	}
+}
+
+/*
+ * Have the sum number i give back, of the older ones.  A sum of a minute has calls
+ * of several keys if it is an account's: it serves for any of them.  What names no
+ * key is given back to an address, whoever called from there.
+ */
+static void
+give_back(Past *past, int i)
+{
+	PastSum    *row = &past->sums[i];
+	int64		requests = -Max(row->requests, -PG_INT64_MAX);
+	int64		credits = -Max(row->credits, -PG_INT64_MAX);
+
+	row->requests = row->credits = 0;
+	if (row->call_at == DT_NOBEGIN)
+		return;					/* the call was before the span */
+	if (row->call_at == DT_NOEND)
+	{
+		for (int j = 0; j < i; j++)
+			past->sums[j].requests = past->sums[j].credits = 0;
+		return;
+	}
+	for (int j = i - 1; j >= 0 && (requests > 0 || credits > 0); j--)
+	{
+		PastSum    *sum = &past->sums[j];
+
+		if (row->call_at == 0)
+		{
+			if (sum->key == row->key || sum->key == 0 || row->key == NO_KEY)
+				take_from(sum, &requests, &credits);
+		}
+		/* The call's own row, or the sum of a minute that it is in. */
+		else if (sum->at == row->call_at
+				 ? sum->request_id == row->request_id || sum->key == 0
+				 : sum->at > row->call_at &&
+				 (j == 0 || past->sums[j - 1].at < row->call_at))
+			take_from(sum, &requests, &credits);
+	}
+}
+
+/*
+ * Find the time of the call that is given back by number i, which was read in
+ * another piece: among what was read since, or else, if it is in the sum of a
+ * minute, in the log.  It stays unknown if it was before the span.
+ */
+static void
+find_call(Reading *reading, Past *past, int i, TimestampTz since)
+{
+	PastSum    *row = &past->sums[i];
+	LogDays		days = {query_day(since), query_day(row->at) + 1};
+	Datum		args[] = {
+		PointerGetDatum(row->names[0]), PointerGetDatum(row->names[1]),
+		TimestampTzGetDatum(row->at)
+	};
+
+	for (int j = i - 1; j >= 0; j--)
+		if (past->sums[j].request_id == row->request_id &&
+			past->sums[j].key == row->key && !past->sums[j].gave_back)
+		{
+			row->call_at = past->sums[j].at;
+			return;
+		}
+	query_run_log(reading, &call_time, days, args);
+	row->call_at = DatumGetTimestampTz(query_value(0, 1, TimestampTzGetDatum(DT_NOBEGIN)));
+	if (row->call_at <= since)
+		row->call_at = DT_NOBEGIN;
+}
+
+Past
+past_read(const SubjectName *subject, const PastSpan *span)
+{
+	Past		past = {0};
+	Reading		reading;
+	Datum		args[5];
+	int32		first = query_day(span->since);
+	LogDays		days = {newest_days(first), ALL_DAYS_AFTER};
+
+	query_begin(&reading);
+	args[0] = name_of(subject);
+	args[1] = TimestampTzGetDatum(span->since);
+	args[2] = TimestampTzGetDatum(span->single_since);
+	args[4] = PointerGetDatum(construct_array(unconstify(PastSpan *, span)->borders,
+											  span->nborders, TIMESTAMPTZOID,
+											  sizeof(TimestampTz),
+											  FLOAT8PASSBYVAL,
+											  TYPALIGN_DOUBLE));
+	for (int i = 1;; i++)
+	{
+		read_days(&reading, subject, span, days, args, &past);
+		if (days.first == first)
+			break;
+		days.end = days.first;
+		days.first = i < LONGEST_PAST / DAYS_AT_ONCE
+			? Max(days.first - DAYS_AT_ONCE, first) : first;
+	}
+	for (int i = 0; i < past.count; i++)
+	{
+		if (past.sums[i].call_at == DT_NOBEGIN)
+			find_call(&reading, &past, i, span->since);
+		if (past.sums[i].gave_back)
+			give_back(&past, i);
+	}
+	query_end(&reading);
+	return past;
+}
+
+PastSum
+past_call(const SubjectName *subject, TimestampTz at, LogText request_id,
+		  TimestampTz *newest)
+{
+	PastSpan	span = {.since = at - 1, .single_since = at - 1};
+	Past		past = past_read(subject, &span);
+	uint64		hash = past_hash(request_id.bytes, request_id.length);
+	PastSum		sum = {.at = at};
+
+	*newest = past.count > 0 ? past.sums[past.count - 1].at + 1 : at;
+	for (int i = 0; i < past.count; i++)
+		if (past.sums[i].at == at && past.sums[i].request_id == hash &&
+			!past.sums[i].gave_back)
+			sum = past.sums[i];
+	if (past.sums != NULL)
+		pfree(past.sums);
+	return sum;
+}
+
+/* The day from which on a key's newest row is in the log only. */
+static int32
+first_day_unsummed(Reading *reading)
+{
+	query_run(reading, &read_state, NULL);
+	return SPI_processed == 0 ? ALL_DAYS_BEFORE
+		: query_day(DatumGetTimestampTz(query_value(0, 1, (Datum) 0)));
+}
+
+/*
+ * Look for the newest row of a subject that has no sums, in a few days first and
+ * then in twice as many before these: false if there is none that may count.
+ */
+static bool
+find_newest(Reading *reading, const SubjectName *subject, Datum *name)
+{
+	int32		today = query_day(clock_read().now);
+	LogDays		days = {.end = ALL_DAYS_AFTER};
+
+	for (int back = 1; back < 2 * LONGEST_PAST; back *= 2)
+	{
+		days.first = today - back;
+		query_run_log(reading, &newest_tier[subject->kind], days, name);
+		if (SPI_processed > 0)
+			return true;
+		days.end = days.first;
+	}
+	return false;
+}
+
+/*
+ * The same for a key: in the days that may not be summed up yet, and then in the
+ * last one that sums know of.  Where it was but denied then, it has to be looked
+ * for.
+ */
+static bool
+find_newest_of_key(Reading *reading, const SubjectName *subject, Datum *name)
+{
+	LogDays		days = {first_day_unsummed(reading), ALL_DAYS_AFTER};
+
+	query_run_log(reading, &newest_tier[subject->kind], days, name);
+	if (SPI_processed > 0)
+		return true;
+	query_run(reading, &last_hour, name);
+	if (SPI_processed == 0)
+		return false;
+	days.first = query_day(DatumGetTimestampTz(query_value(0, 1, (Datum) 0)));
+	days.end = days.first + 1;
+	query_run_log(reading, &newest_tier[subject->kind], days, name);
+	return SPI_processed > 0 || find_newest(reading, subject, name);
+}
+
+text *
+past_tier(const SubjectName *subject)
+{
+	text	   *tier = NULL;
+	Reading		reading;
+	Datum		name;
+	bool		found;
+
+	query_begin(&reading);
+	name = name_of(subject);
+	found = subject->kind == SUBJECT_KEY
+		? find_newest_of_key(&reading, subject, &name)
+		: find_newest(&reading, subject, &name);
+	if (found)
+		tier = query_text(0, 1);
+	query_end(&reading);
+	return tier;
+}

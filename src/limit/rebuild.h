@@ -1,0 +1,75 @@
+/*-------------------------------------------------------------------------
+ *
+ * rebuild.h
+ *		Windows that are not in memory are filled from the request log.
+ *
+ * These may wait for the log to be written, and raise an ERROR, which leaves
+ * everything as it was; no lock may be held.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_REBUILD_H
+#define TIERLIMIT_REBUILD_H
+
+#include "limit/call.h"
+#include "limit/logread.h"
+
+/*
+ * Fill the windows of a work that are missing in shared memory, or wait until
+ * somebody else has done so.
+ */
+extern void rebuild_subject(Work *work, Clock clock);
+
+/*
+ * Build the windows of all works of a call for this backend alone, in the
+ * current memory context, of what was decided before a time (DT_NOEND: all);
+ * moves the call's clock on to theirs.
+ */
+extern void rebuild_for_backend(Call *call, TimestampTz until);
+
+/* Blocks in memory of this backend, which grows as needed. */
+typedef struct Workshop
+{
+	Purse		purse;
+	uint32		size;			/* blocks in it */
+} Workshop;
+
+/* The windows of a work, built here. */
+typedef struct Building
+{
+	Workshop	workshop;
+	SubjectWindow windows[MAX_WINDOWS];
+	TimestampTz clock;			/* after what was read; DT_NOBEGIN: nothing */
+	TimestampTz first_later;	/* where rows that were later than it could be
+								 * then are brought, in their order; DT_NOEND:
+								 * there were none */
+} Building;
+
+/*
+ * Build all windows of a work as they are at this time, or where the subject's
+ * newest row takes its clock, if that is a little later; in the current memory
+ * context.  What was decided at the time until or later is left out (DT_NOEND: nothing).
+ */
+extern void rebuild_windows(Building *building, Work *work, TimestampTz now,
+							TimestampTz until);
+extern void rebuild_done(Building *building);
+
+/*
+ * Bring the rows home that are later than it can be at this time, from
+ * *first_later on (DT_NOEND: there are none), and return where its rows take a
+ * subject's clock: DT_NOBEGIN if it has none.
+ */
+extern TimestampTz rebuild_bring_home(Past *past, TimestampTz now,
+									  TimestampTz *first_later);
+
+/*
+ * What of a unit was counted in the half-open span (since, until], and not given
+ * back.
+ */
+extern int64 rebuild_sum(const Past *past, Unit unit, TimestampTz since,
+						 TimestampTz until);
+
+/* The tier that a subject was last called under; NULL if it never was. */
+extern text *rebuild_tier(const SubjectName *name);
+
+#endif							/* TIERLIMIT_REBUILD_H */

@@ -1,0 +1,491 @@
+/*-------------------------------------------------------------------------
+ *
+ * retry.c
+ *		Requests that may be repeated: which were admitted lately?
+ *
+ * A caller who got no answer tries again with the same request_id, and is not
+ * charged twice.  Three things know of a request, and the first one that is sure
+ * is asked:
+ *
+ *	1. an answer in memory: a subject of its own, named by a hash of key and id,
+ *	   whose record is what was answered.  There are at most so many as take an
+ *	   eighth of tierlimit.memory; a new one takes the place of an older one;
+ *	2. a fingerprint in memory (seen.c), three bytes in a line of them that the
+ *	   hash belongs to: what was not seen is new.  Lines take at most a quarter of
+ *	   tierlimit.memory, and are made when they are first needed;
+ *	3. the log, by an index: it is asked if a fingerprint says so, and if memory
+ *	   may not know: for request_memory() after the first request of a scope, that
+ *	   is after a start, a promotion, CREATE DATABASE ... TEMPLATE, a restore.
+ *
+ * A request is looked up, charged and put down under one lock, so that of two at
+ * a time only one is charged.  The log is read without it; whether somebody else
+ * was charged meanwhile is told by the version of the line.
+ *
+ * Only admissions are remembered.  A denial charges nothing that a retry could
+ * charge again; and who waits as long as retry_after says is to be admitted,
+ * which the same denial again would not be.  A call that was given back is not
+ * known any more: whoever repeats it is charged.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "base/compat.h"
+#include "base/settings.h"
+#include "base/spi.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "limit/logread.h"
+#include "limit/retry.h"
+#include "log/log.h"
+#include "portability/instr_time.h"
+#include "store/seen.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+/* Answers take at most this part of the blocks. */
+#define BLOCKS_PER_ANSWER 8
+
+#define ROWS_OF_REQUEST \
+	"SELECT at, requests::bigint, credits, tier, endpoint, account FROM tierlimit.request_log WHERE "
+#define ID_AND_TIME \
+	" AND request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1" \
+	" AND at OPERATOR(pg_catalog.>) $2 AND " WITHIN_DAYS \
+	" AND error_code OPERATOR(pg_catalog.=) 0" \
+	" ORDER BY at, requests DESC"
+
+static Statement rows_of_key = {
+	ROWS_OF_REQUEST "key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $3" ID_AND_TIME,
+	3, {TEXTOID, TIMESTAMPTZOID, TEXTOID}, NULL
+};
+
+static Statement rows_of_anonymous = {
+	ROWS_OF_REQUEST "key IS NULL AND ip OPERATOR(pg_catalog.<<=) $3::pg_catalog.inet" ID_AND_TIME,
+	3, {TEXTOID, TIMESTAMPTZOID, TEXTOID}, NULL
+};
+
+static Statement rows_of_nobody = {
+	ROWS_OF_REQUEST "key IS NULL AND ip IS NULL" ID_AND_TIME,
+	2, {TEXTOID, TIMESTAMPTZOID}, NULL
+};
+
+/* The name by which the log tells whose request it is. */
+static LogText
+name_of(const Request *request)
+{
+	LogText		caller = {request->caller->name, request->caller->length};
+
+	return request->row->texts[LOG_KEY].bytes != NULL
+		? request->row->texts[LOG_KEY] : caller;
+}
+
+static Statement *
+statement_for(const Request *request)
+{
+	if (request->row->texts[LOG_KEY].bytes != NULL)
+		return &rows_of_key;
+	return request->caller->kind == SUBJECT_ANONYMOUS ? &rows_of_anonymous
+		: &rows_of_nobody;
+}
+
+/*
+ * A length in front of the key tells where it ends; no key has none, and then it
+ * is the name of the caller that has a length.
+ */
+static void
+make_digest(Request *request)
+{
+	LogText		name = name_of(request);
+	LogText		id = request->row->texts[LOG_REQUEST_ID];
+	unsigned char bytes[sizeof(Scope) + 2 + 2 * MAX_NAME_LENGTH];
+	unsigned char *at = bytes;
+
+	Assert(name.length <= MAX_NAME_LENGTH && id.length <= MAX_NAME_LENGTH);
+	memcpy(at, &request->caller->scope, sizeof(Scope));
+	at += sizeof(Scope);
+	if (request->row->texts[LOG_KEY].bytes == NULL)
+		*at++ = 0;
+	*at++ = (unsigned char) name.length;
+	memcpy(at, name.bytes, name.length);
+	at += name.length;
+	memcpy(at, id.bytes, id.length);
+	at += id.length;
+
+	/* Two hashes of 64 bits, with seeds that nobody knows. */
+	request->digest[0] = hash_bytes_extended(bytes, at - bytes, store->seed);
+	request->digest[1] = hash_bytes_extended(bytes, at - bytes, ~store->seed);
+}
+
+static uint32
+hash_of(LogText text)
+{
+	return text.bytes == NULL ? 0
+		: hash_bytes((const unsigned char *) text.bytes, text.length);
+}
+
+static uint32
+admission_size(const Admission *admission)
+{
+	return offsetof(Admission, names) + admission->tier_length +
+		admission->limit_length;
+}
+
+static SeenLine *
+line_of(const Request *request)
+{
+	BlockNo		line = *store_line(request->subject.hash);
+
+	return line == NO_BLOCK ? NULL : (SeenLine *) &store->blocks[line];
+}
+
+static uint32
+print_of(const Request *request)
+{
+	return (uint32) (request->digest[1] >> 32);
+}
+
+/* Fingerprints are of no use any more: ask the log for what was admitted. */
+static void
+forget_known_scopes(void)
+{
+	SpinLockAcquire(&store->known_scopes_mutex);
+	memset(store->known_scopes, 0, sizeof(store->known_scopes));
+	SpinLockRelease(&store->known_scopes_mutex);
+	pg_atomic_fetch_add_u32(&store->known_generation, 1);
+}
+
+/* A clock that nobody sets, in microseconds. */
+static int64
+steady_clock(void)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return (int64) INSTR_TIME_GET_MICROSEC(now);
+}
+
+/*
+ * The number of the running epoch.  Where the setting was changed since the lines
+ * were filled, what they say of older epochs is not to be relied on.
+ */
+static int64
+running_epoch(void)
+{
+	uint64		length = (uint64) request_memory() / SEEN_EPOCHS;
+	uint64		was = pg_atomic_read_u64(&store->epoch_length);
+
+	if (unlikely(was != length) &&
+		pg_atomic_compare_exchange_u64(&store->epoch_length, &was, length) &&
+		was != 0)
+		forget_known_scopes();
+	return steady_clock() / (int64) length;
+}
+
+static inline bool
+is_of_scope(const KnownScope *known, Scope scope)
+{
+	return known->since != 0 && known->scope.database == scope.database &&
+		known->scope.catalog == scope.catalog;
+}
+
+/*
+ * From when on all requests of a scope are known by their fingerprints: since its
+ * first one that came to this memory.  (Of more scopes than there is room for,
+ * some are asked for in the log more often than needed.)
+ */
+static KnownScope
+known_scope(Scope scope)
+{
+	static KnownScope mine;
+	static uint32 generation;
+	uint32		now = pg_atomic_read_u32(&store->known_generation);
+	KnownScope	fresh = {.scope = scope};
+	KnownScope *slot = &store->known_scopes[scope.database % MAX_KNOWN_SCOPES];
+
+	if (is_of_scope(&mine, scope) && generation == now)
+		return mine;
+
+	fresh.since = steady_clock();
+	fresh.log_position = log_newest_position();
+	SpinLockAcquire(&store->known_scopes_mutex);
+	for (int i = MAX_KNOWN_SCOPES - 1; i >= 0; i--)
+		if (store->known_scopes[i].since == 0)
+			slot = &store->known_scopes[i];
+	for (int i = 0; i < MAX_KNOWN_SCOPES; i++)
+		if (is_of_scope(&store->known_scopes[i], scope))
+			slot = &store->known_scopes[i];
+	if (!is_of_scope(slot, scope))
+		*slot = fresh;
+	mine = *slot;
+	SpinLockRelease(&store->known_scopes_mutex);
+	generation = now;
+	return mine;
+}
+
+void
+request_init(Request *request, const SubjectName *caller, const LogRow *row,
+			 bool names_cost)
+{
+	request->caller = caller;
+	request->epoch = running_epoch();
+	request->known = known_scope(caller->scope);
+	request->row = row;
+	request->names_cost = names_cost;
+	request->not_logged = false;
+	request->state = REQUEST_NEW;
+	make_digest(request);
+	request->subject = subject_name(caller->scope, SUBJECT_REQUEST,
+									(const char *) request->digest,
+									sizeof(request->digest));
+}
+
+/* Whether memory has the answer. */
+static bool
+recall(Request *request, TimestampTz now)
+{
+	const Subject *subject = subject_find(&request->subject);
+
+	if (subject == NULL || subject->record_state != RECORD_PRESENT)
+		return false;
+	subject_get_record(subject, (char *) &request->admission);
+	return request->admission.decided_at + request_memory() > now;
+}
+
+RequestState
+request_look_up(Request *request, TimestampTz now, bool doubtful)
+{
+	const SeenLine *line = line_of(request);
+	uint16		version = line == NULL ? 0 : line->version;
+
+	if (request->not_logged && version == request->version)
+		return request->state = REQUEST_NEW;
+	request->version = version;
+	request->not_logged = false;
+	request->log_position = PG_UINT64_MAX;
+	request->state = REQUEST_UNCERTAIN;
+	if (recall(request, now))
+	{
+		if (!doubtful)
+			request->state = REQUEST_REPEATED;
+	}
+	else if (line == NULL || !seen_maybe(line, print_of(request), request->epoch))
+	{
+		request->log_position = request->known.log_position;
+		if (steady_clock() - request_memory() > request->known.since)
+			request->state = REQUEST_NEW;
+	}
+	return request->state;
+}
+
+uint32
+request_blocks(const Request *request)
+{
+	return subject_blocks(&request->subject) +
+		record_blocks(&request->subject, sizeof(Admission)) +
+		(line_of(request) == NULL ? 1 : 0);
+}
+
+/* Whether an answer may be kept; an older one in its bucket may have to go. */
+static bool
+make_room_for_answer(const Request *request, Purse *purse)
+{
+	BlockNo    *oldest = NULL;
+
+	if (pg_atomic_read_u32(&store->answers) <
+		store->pool.size / BLOCKS_PER_ANSWER)
+		return true;
+	for (BlockNo *link = store_bucket(request->subject.hash);
+		 *link != NO_BLOCK; link = &subject_at(*link)->next)
+		if (subject_at(*link)->kind == SUBJECT_REQUEST &&
+			(oldest == NULL ||
+			 subject_at(*link)->clock < subject_at(*oldest)->clock))
+			oldest = link;
+	if (oldest == NULL)
+		return false;
+	subject_remove_at(request->subject.hash, oldest, purse);
+	return true;
+}
+
+static Admission
+admission_of(const Request *request, const Verdict *verdict)
+{
+	const TierLimit *limit = verdict->limit;
+	LogText		tier = request->row->texts[LOG_TIER];
+	const text *name = limit == NULL ? NULL
+		: (const text *) DatumGetPointer(limit->name);
+	Admission	admission = {
+		.decided_at = verdict->decided_at,
+		.resets_at = verdict->resets_at,
+		.cost = request->row->credits,
+		.max = limit == NULL ? 0 : limit->max,
+		.remaining = verdict->remaining,
+		.endpoint = hash_of(request->row->texts[LOG_ENDPOINT]),
+		.has_limit = limit != NULL,
+		.tier_length = tier.length,
+		.limit_length = name == NULL ? 0 : VARSIZE_ANY_EXHDR(name)
+	};
+
+	memcpy(admission.names, tier.bytes, admission.tier_length);
+	if (name != NULL)
+		memcpy(admission.names + admission.tier_length, VARDATA_ANY(name),
+			   admission.limit_length);
+	return admission;
+}
+
+void
+request_remember(Request *request, const Verdict *verdict, uint64 log_position,
+				 Purse *purse)
+{
+	Admission	admission = admission_of(request, verdict);
+	BlockNo    *line = store_line(request->subject.hash);
+	Subject    *subject;
+
+	/* First the fingerprint, without which the answer may not go. */
+	if (*line == NO_BLOCK)
+	{
+		*line = purse_take(purse);
+		memset(&store->blocks[*line], 0, sizeof(SeenLine));
+	}
+	seen_add(line_of(request), print_of(request),
+			 request->epoch);
+
+	subject = subject_find(&request->subject);
+	if (subject == NULL)
+	{
+		if (!make_room_for_answer(request, purse))
+			return;
+		subject = subject_create(&request->subject, purse);
+	}
+	subject_set_record(subject, RECORD_PRESENT, (const char *) &admission,
+					   admission_size(&admission), purse);
+	subject->clock = verdict->decided_at;
+	subject->log_position = log_position;
+}
+
+void
+request_forget(const Request *request, Purse *purse)
+{
+	Subject    *subject = subject_find(&request->subject);
+
+	if (subject != NULL)
+		subject_set_record(subject, RECORD_UNKNOWN, NULL, 0, purse);
+}
+
+static text *
+text_of(LogText value)
+{
+	return cstring_to_text_with_len(value.bytes, value.length);
+}
+
+/* Whether an endpoint of the log's is the one that is asked for. */
+static bool
+same_endpoint(LogText asked, const char *logged)
+{
+	if (asked.bytes == NULL || logged == NULL)
+		return asked.bytes == NULL && logged == NULL;
+	return asked.length == strlen(logged) &&
+		memcmp(asked.bytes, logged, asked.length) == 0;
+}
+
+/*
+ * The call that the rows speak of, the newest one that was not given back; false
+ * if there is none.
+ */
+static bool
+find_call(Request *request, LoggedRequest *logged)
+{
+	int64		requests = 0;
+	int64		credits = 0;
+	int			call = -1;
+
+	for (int i = 0; i < (int) SPI_processed; i++)
+	{
+		int64		more = DatumGetInt64(query_value(i, 2, (Datum) 0));
+
+		/* What was given back before it was another call with that id. */
+		if (more > 0)
+		{
+			call = i;
+			requests = credits = 0;
+		}
+		requests += more;
+		credits += DatumGetInt64(query_value(i, 3, (Datum) 0));
+	}
+	if (call < 0 || (requests <= 0 && credits <= 0))
+		return false;
+	logged->at = DatumGetTimestampTz(query_value(call, 1, (Datum) 0));
+	logged->cost = DatumGetInt64(query_value(call, 3, (Datum) 0));
+	logged->tier = query_text(call, 4);
+	logged->account = query_text(call, 6);
+	request->admission.cost = logged->cost;
+	request->admission.endpoint = hash_of(request->row->texts[LOG_ENDPOINT]) +
+		!same_endpoint(request->row->texts[LOG_ENDPOINT], query_string(call, 5));
+	return true;
+}
+
+/* Whether a call of the log's is counted yet, of those that are not named. */
+static bool
+is_counted(const Request *request, const LoggedRequest *logged)
+{
+	LogText		key = request->row->texts[LOG_KEY];
+	LogText		account = logrow_text(logged->account);
+	SubjectName name = {
+		.scope = request->subject.scope,
+		.kind = account.bytes != NULL ? SUBJECT_ACCOUNT : SUBJECT_KEY,
+		.name = account.bytes != NULL ? account.bytes : key.bytes,
+		.length = account.bytes != NULL ? account.length : key.length
+	};
+	TimestampTz newest;
+	PastSum		sum;
+
+	/* What somebody else has written may have any name. */
+	if (name.length < 1 || name.length > MAX_NAME_LENGTH)
+		return false;
+	name = subject_name(name.scope, name.kind, name.name, name.length);
+	sum = past_call(&name, logged->at, request->row->texts[LOG_REQUEST_ID],
+					&newest);
+
+	return sum.requests > 0 || sum.credits > 0;
+}
+
+bool
+request_read(Request *request, TimestampTz now, LoggedRequest *logged)
+{
+	LogText		key = request->row->texts[LOG_KEY];
+	Reading		reading;
+	Datum		args[3];
+	LogDays		days = {.end = ALL_DAYS_AFTER};
+	bool		found;
+
+	log_wait_written(request->log_position);
+	query_begin(&reading);
+	args[0] = PointerGetDatum(text_of(request->row->texts[LOG_REQUEST_ID]));
+	args[1] = TimestampTzGetDatum(now - request_memory());
+	args[2] = PointerGetDatum(text_of(name_of(request)));
+	days.first = query_day(now - request_memory());
+	query_run_log(&reading, statement_for(request), days, args);
+	found = find_call(request, logged);
+	query_end(&reading);
+	if (found && key.bytes != NULL)
+		found = is_counted(request, logged);
+	request->not_logged = !found;
+	return found;
+}
+
+void
+request_require_same(const Request *request)
+{
+	const Admission *admission = &request->admission;
+	const char *differs = NULL;
+
+	if (request->names_cost && request->row->credits != admission->cost)
+		differs = "cost";
+	if (hash_of(request->row->texts[LOG_ENDPOINT]) != admission->endpoint)
+		differs = "endpoint";
+	if (differs != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("request_id was used for another call"),
+				 errdetail("That call of the same key had another %s.", differs),
+				 errhint("Send the same request_id only to repeat a call.")));
+}

@@ -1,0 +1,190 @@
+/*-------------------------------------------------------------------------
+ *
+ * coalesce.c
+ *		Rows of the request log that are alike share one.
+ *
+ * Admitted calls are alike if they differ in nothing but their time and what
+ * they count; denied ones, which may come as a flood, if they have the key,
+ * the endpoint and the code in common.  Only rows of the same stretch of time
+ * are merged, be it a second or tierlimit.log_granularity.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "common/int.h"
+#include "log/coalesce.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+
+/* What rows are found by. */
+typedef struct MergeKey
+{
+	const LogRow *row;
+	int64		stretch;		/* number of the stretch of time */
+} MergeKey;
+
+typedef struct MergeEntry
+{
+	MergeKey	key;			/* hash key */
+	LogRow	   *row;
+} MergeEntry;
+
+struct Merge
+{
+	MemoryContext context;
+	HTAB	   *rows;			/* of MergeEntry; NULL: none */
+};
+
+static bool
+same_text(const LogRow *a, const LogRow *b, LogTextColumn column)
+{
+	LogText		x = a->texts[column];
+	LogText		y = b->texts[column];
+
+	if (x.bytes == NULL || y.bytes == NULL)
+		return x.bytes == y.bytes;
+	return x.length == y.length && memcmp(x.bytes, y.bytes, x.length) == 0;
+}
+
+static bool
+same_address(const LogRow *a, const LogRow *b)
+{
+	if (!a->has_address || !b->has_address)
+		return a->has_address == b->has_address;
+	return memcmp(&a->address, &b->address, sizeof(inet_struct)) == 0;
+}
+
+static bool
+is_alike(const MergeKey *a, const MergeKey *b)
+{
+	const LogRow *x = a->row;
+	const LogRow *y = b->row;
+
+	if (a->stretch != b->stretch || x->error_code != y->error_code ||
+		!same_text(x, y, LOG_KEY) || !same_text(x, y, LOG_ENDPOINT))
+		return false;
+	return x->error_code != 0 ||
+		(x->shadow_code == y->shadow_code &&
+		 same_text(x, y, LOG_ACCOUNT) && same_text(x, y, LOG_TIER) &&
+		 same_text(x, y, LOG_REQUEST_ID) && same_address(x, y));
+}
+
+static uint32
+hash_text(uint32 hash, LogText text)
+{
+	return hash_combine(hash, hash_bytes((const unsigned char *) text.bytes,
+										 text.length));
+}
+
+/* For the hash table. */
+static uint32
+hash_key(const void *key, Size size)
+{
+	const MergeKey *k = (const MergeKey *) key;
+	uint32		hash = hash_combine(murmurhash32((uint32) k->row->error_code),
+									murmurhash32((uint32) k->stretch));
+
+	(void) size;
+	hash = hash_text(hash, k->row->texts[LOG_KEY]);
+	return hash_text(hash, k->row->texts[LOG_ENDPOINT]);
+}
+
+static int
+compare_keys(const void *a, const void *b, Size size)
+{
+	(void) size;
+	return !is_alike((const MergeKey *) a, (const MergeKey *) b);
+}
+
+static HTAB *
+create_rows(Merge *merge)
+{
+	HASHCTL		control = {
+		.keysize = sizeof(MergeKey),
+		.entrysize = sizeof(MergeEntry),
+		.hash = hash_key,
+		.match = compare_keys,
+		.hcxt = merge->context
+	};
+
+	return hash_create("tierlimit rows alike", 256, &control,
+					   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+}
+
+/* Stretches are counted anew in each minute, so that none crosses a border. */
+static MergeKey
+key_of(const LogRow *row, int64 stretch)
+{
+	MergeKey	key = {row, 0};
+
+	key.stretch = row->at / USECS_PER_MINUTE * (USECS_PER_MINUTE / stretch + 1) +
+		row->at % USECS_PER_MINUTE / stretch;
+	return key;
+}
+
+Merge *
+merge_create(MemoryContext context)
+{
+	Merge	   *merge = MemoryContextAlloc(context, sizeof(Merge));
+
+	merge->context = AllocSetContextCreate(context, "tierlimit rows alike",
+										   ALLOCSET_DEFAULT_SIZES);
+	merge->rows = NULL;
+	return merge;
+}
+
+void
+merge_reset(Merge *merge)
+{
+	if (merge->rows == NULL)
+		return;
+	MemoryContextReset(merge->context);
+	merge->rows = NULL;
+}
+
+LogRow *
+merge_find(Merge *merge, LogRow *row, int64 stretch)
+{
+	MergeKey	key = key_of(row, stretch);
+	MergeEntry *entry;
+	bool		found;
+
+	if (merge->rows == NULL)
+		merge->rows = create_rows(merge);
+	entry = hash_search(merge->rows, &key, HASH_ENTER, &found);
+	if (!found)
+		entry->row = row;
+	return entry->row;
+}
+
+LogRow *
+merge_lookup(Merge *merge, const LogRow *row, int64 stretch)
+{
+	MergeKey	key = key_of(row, stretch);
+	MergeEntry *entry = merge->rows == NULL ? NULL
+		: hash_search(merge->rows, &key, HASH_FIND, NULL);
+
+	return entry == NULL ? NULL : entry->row;
+}
+
+void
+merge_remove(Merge *merge, LogRow *row, int64 stretch)
+{
+	MergeKey	key = key_of(row, stretch);
+
+	(void) hash_search(merge->rows, &key, HASH_REMOVE, NULL);
+}
+
+void
+merge_into(LogRow *row, const LogRow *other)
+{
+	/* Denials of several addresses are no one address's. */
+	if (!same_address(row, other))
+		row->has_address = false;
+	row->at = Max(row->at, other->at);
+	row->requests += other->requests;
+	if (pg_add_s64_overflow(row->credits, other->credits, &row->credits))
+		row->credits = PG_INT64_MAX;
+}

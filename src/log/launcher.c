@@ -1,0 +1,248 @@
+/*-------------------------------------------------------------------------
+ *
+ * launcher.c
+ *		The background worker that starts the log writers of databases.
+ *
+ * The server starts it, and has a place for it at any time: so that a writer
+ * whose start failed, for want of a place among max_worker_processes, is tried
+ * again also when no session calls any more; and so that of several databases
+ * each gets its turn.
+ *
+ * It looks at all queues (queue.c) when a session has taken one, a writer has
+ * ended, or LOOK_PAUSE has passed.  Where there is no place for another writer,
+ * or no queue for another database, the one that has been at work for longest
+ * is asked to leave: it writes what it has, and its database waits for its next
+ * turn.  Calls go on meanwhile, for as long as their queue has room.
+ *
+ * It keeps nothing that a next one would need.  It is connected to no database,
+ * only to the catalogs that all of them share, so that it is in nobody's way.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "base/compat.h"
+#include "base/elapsed.h"
+#include "base/settings.h"
+#include "log/launcher.h"
+#include "log/queue.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+/* In ms: how often to look, and where something could not be done yet. */
+#define LOOK_PAUSE 10000
+#define RETRY_PAUSE 100
+
+/* A writer that ends sooner is started again when so much time has passed. */
+#define START_PAUSE USECS_PER_SEC
+
+/* How often the server's log is told that a writer could not be started. */
+#define REPORT_PAUSE USECS_PER_MINUTE
+
+PGDLLEXPORT void tierlimit_launcher_main(Datum unused);
+
+/* The writer that was last started for a queue. */
+typedef struct StartedWriter
+{
+	BackgroundWorkerHandle *handle; /* NULL: it has ended */
+	Oid			database;
+	TimestampTz at;
+} StartedWriter;
+
+static StartedWriter started[NUM_QUEUES];
+
+void
+launcher_register(void)
+{
+	BackgroundWorker worker = {0};
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = 1;
+	snprintf(worker.bgw_library_name, sizeof(worker.bgw_library_name), "tierlimit");
+	snprintf(worker.bgw_function_name, sizeof(worker.bgw_function_name), "tierlimit_launcher_main");
+	snprintf(worker.bgw_name, BGW_MAXLEN, "tierlimit launcher");
+	snprintf(worker.bgw_type, BGW_MAXLEN, "tierlimit launcher");
+	RegisterBackgroundWorker(&worker);
+}
+
+/* Whether the writer that we started for a queue may still be coming. */
+static bool
+is_under_way(StartedWriter *writer)
+{
+	pid_t		pid;
+
+	if (writer->handle == NULL)
+		return false;
+	switch (GetBackgroundWorkerPid(writer->handle, &pid))
+	{
+		case BGWH_STARTED:
+		case BGWH_NOT_YET_STARTED:
+			return true;
+		case BGWH_STOPPED:
+		case BGWH_POSTMASTER_DIED:
+			break;
+	}
+	pfree(writer->handle);
+	writer->handle = NULL;
+	return false;
+}
+
+/* Whether one that we started for this database has ended so soon. */
+static bool
+ended_soon(const StartedWriter *writer, Oid database)
+{
+	return writer->database == database &&
+		!has_passed(writer->at, GetCurrentTimestamp(), START_PAUSE);
+}
+
+/* False if the server has no place for another worker. */
+static bool
+start_writer(int number, Oid database)
+{
+	BackgroundWorker worker = {0};
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_notify_pid = MyProcPid;
+	worker.bgw_main_arg = Int32GetDatum(number);
+	memcpy(worker.bgw_extra, &database, sizeof(Oid));
+	snprintf(worker.bgw_library_name, sizeof(worker.bgw_library_name), "tierlimit");
+	snprintf(worker.bgw_function_name, sizeof(worker.bgw_function_name), "tierlimit_worker_main");
+	snprintf(worker.bgw_name, BGW_MAXLEN, "tierlimit log writer");
+	snprintf(worker.bgw_type, BGW_MAXLEN, "tierlimit log writer");
+	if (!RegisterDynamicBackgroundWorker(&worker, &started[number].handle))
+		return false;
+	started[number].database = database;
+	started[number].at = GetCurrentTimestamp();
+	return true;
+}
+
+static void
+report_no_place(LogQueue *queue, Oid database)
+{
+	static TimestampTz reported_at = 0;
+	LogFailure	failure = {
+		.since = GetCurrentTimestamp(),
+		.sqlerrcode = ERRCODE_INSUFFICIENT_RESOURCES,
+		.message = "all background workers of the server are in use; increase \"max_worker_processes\""
+	};
+
+	queue_failed(queue, &failure);
+	if (!has_passed(reported_at, failure.since, REPORT_PAUSE))
+		return;
+	reported_at = failure.since;
+	ereport(WARNING,
+			(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+			 errmsg("could not start the log writer of the database with OID %u",
+					database),
+			 errdetail("All background workers of the server are in use. It is tried again."),
+			 errhint("Increase \"max_worker_processes\" and restart the server.")));
+}
+
+static bool
+database_exists(Oid database)
+{
+	bool		exists;
+
+	StartTransactionCommand();
+	exists = SearchSysCacheExists1(DATABASEOID, ObjectIdGetDatum(database));
+	CommitTransactionCommand();
+	return exists;
+}
+
+/* Start a queue's writer; false if that has to wait. */
+static bool
+serve(const WaitingQueue *waiting)
+{
+	StartedWriter *writer = &started[waiting->number];
+
+	if (is_under_way(writer))
+		return true;
+	if (ended_soon(writer, waiting->database))
+	{
+		if (!database_exists(waiting->database))
+			queue_forget(waiting->database);
+		return false;
+	}
+	if (start_writer(waiting->number, waiting->database))
+		return true;
+
+	/* Where our own writers have the places, it is a matter of time. */
+	if (!queue_ask_to_leave())
+		report_no_place(queue_at(waiting->number), waiting->database);
+	return false;
+}
+
+/*
+ * See to all queues, those first that wait for longest; returns for how many ms
+ * there is nothing to do.
+ */
+static long
+look_around(void)
+{
+	WaitingQueue waiting[NUM_QUEUES];
+	int			count = queue_list_waiting(waiting);
+	bool		all_served = true;
+
+	for (int i = 0; i < count; i++)
+	{
+		all_served &= serve(&waiting[i]);
+		CHECK_FOR_INTERRUPTS();
+	}
+	if (queue_anybody_waits())
+	{
+		(void) queue_ask_to_leave();
+		all_served = false;
+	}
+	return all_served && !queue_any_closed() ? LOOK_PAUSE : RETRY_PAUSE;
+}
+
+static void
+forget_launcher(int code, Datum arg)
+{
+	(void) code;
+	(void) arg;
+	queue_set_launcher(NULL);
+}
+
+void
+tierlimit_launcher_main(Datum unused)
+{
+	static uint32 wait_event = 0;
+
+	(void) unused;
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	BackgroundWorkerUnblockSignals();
+	settings_turn_timeouts_off();
+	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	before_shmem_exit(forget_launcher, (Datum) 0);
+	queue_set_launcher(MyLatch);
+	MemoryContextSwitchTo(TopMemoryContext);
+
+	for (;;)
+	{
+		long		pause = look_around();
+
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 pause,
+						 extension_wait_event(&wait_event, "TierlimitLauncherMain"));
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+	}
+}

@@ -1,0 +1,220 @@
+/*-------------------------------------------------------------------------
+ *
+ * maintenance.c
+ *		Keeping the request log: its partitions and its sums.
+ *
+ * This is done by the worker that writes the log, between batches: so nothing
+ * is added to the log meanwhile, and what it does needs no lock against that.
+ * The SQL of it is in the install script.
+ *
+ * Partitions: one a day, made some days ahead, and dropped after
+ * tierlimit.log_retention.  Both need a lock for a moment; if it can't be had
+ * soon, it is tried again later.  What else is deleted then is deleted in
+ * transactions of its own, so that no lock lasts for longer.
+ *
+ * Sums: hours that are over are summed up, a step at a time that takes about
+ * STEP_GOAL.  log_state says how far that has come, in the same transaction as
+ * the sums themselves; what is written to the log later than that is added by
+ * the transaction that writes it (writer.c).  So each row counts exactly once,
+ * also where somebody calls sum_log() by hand: that waits for rows that are
+ * being written, and whoever writes asks for the state after that, each time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "base/installation.h"
+#include "base/settings.h"
+#include "base/spi.h"
+#include "catalog/pg_type.h"
+#include "log/maintenance.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#define UPKEEP_PAUSE USECS_PER_HOUR
+#define RETRY_PAUSE USECS_PER_MINUTE
+
+/* An hour is over for us when its last calls are surely written. */
+#define CLOSING_TIME USECS_PER_MINUTE
+
+#define STEP_GOAL (100 * 1000)
+#define SHORTEST_STEP USECS_PER_MINUTE
+#define LONGEST_STEP (366 * USECS_PER_DAY)
+
+/* What is done for an installation, and when again; all zero: at once. */
+typedef struct Upkeep
+{
+	Oid			catalog;		/* see Scope */
+	TimestampTz partitions_due;
+	TimestampTz drops_due;
+	TimestampTz sums_due;
+	int64		step;			/* of the sums, in microseconds */
+} Upkeep;
+
+static Upkeep upkeep;
+
+/* These two do a piece of what is to be done; a row says that there is more. */
+static Statement add_partitions = {
+	"SELECT FROM tierlimit.add_log_partitions() AS more WHERE more", 0, {0},
+	NULL
+};
+
+static Statement drop_old_log = {
+	"SELECT FROM tierlimit.drop_old_log($1) AS more WHERE more",
+	1, {INTERVALOID}, NULL
+};
+
+static Statement sum_log = {
+	"SELECT tierlimit.sum_log($1)", 1, {TIMESTAMPTZOID}, NULL
+};
+
+static Statement read_state = {
+	"SELECT summed_until FROM tierlimit.log_state", 0, {0}, NULL
+};
+
+/* A log is summed up from the hour on in which its first row is written. */
+static Statement make_state = {
+	"INSERT INTO tierlimit.log_state (summed_until) VALUES"
+	" (pg_catalog.date_trunc('hour', pg_catalog.now(), 'UTC'))", 0, {0}, NULL
+};
+
+/* An extension that was made anew has nothing of the old one's. */
+static void
+know_installation(void)
+{
+	Oid			catalog = installation()->scope.catalog;
+
+	if (upkeep.catalog != catalog)
+	{
+		memset(&upkeep, 0, sizeof(Upkeep));
+		upkeep.catalog = catalog;
+		upkeep.step = USECS_PER_HOUR;
+	}
+}
+
+/* False if there is no state yet. */
+static bool
+read_summed_until(TimestampTz *summed_until)
+{
+	Reading		reading;
+	bool		found;
+
+	query_begin(&reading);
+	query_run(&reading, &read_state, NULL);
+	found = SPI_processed > 0;
+	if (found)
+		*summed_until = DatumGetTimestampTz(query_value(0, 1, (Datum) 0));
+	query_end(&reading);
+	return found;
+}
+
+TimestampTz
+upkeep_summed_until(void)
+{
+	TimestampTz summed_until;
+
+	if (read_summed_until(&summed_until))
+		return summed_until;
+	query_write(&make_state, NULL, NULL);
+	CommandCounterIncrement();
+	if (!read_summed_until(&summed_until))
+		elog(ERROR, "tierlimit.log_state is empty");
+	return summed_until;
+}
+
+/* The end of the last hour that is over. */
+static TimestampTz
+closed_until(TimestampTz now)
+{
+	now -= CLOSING_TIME;
+	return now - now % USECS_PER_HOUR;
+}
+
+static void
+keep_up_partitions(TimestampTz now)
+{
+	upkeep.partitions_due = now + RETRY_PAUSE;
+	if (query_write(&add_partitions, NULL, NULL) > 0)
+		upkeep.partitions_due = now;
+	else
+		upkeep.partitions_due = now + UPKEEP_PAUSE;
+}
+
+void
+upkeep_prepare(void)
+{
+	know_installation();
+	if (upkeep.partitions_due == 0)
+		keep_up_partitions(GetCurrentTimestamp());
+}
+
+/* Sum up a step more, so long that it takes about as long as we want. */
+static void
+sum_up(TimestampTz now)
+{
+	TimestampTz from = upkeep_summed_until();
+	TimestampTz until = closed_until(now);
+	Datum		arg;
+	int64		took;
+
+	upkeep.sums_due = now + RETRY_PAUSE;
+	if (from < until)
+	{
+		until = Min(from + upkeep.step, until);
+		until -= until % USECS_PER_MINUTE;	/* sums of minutes are of whole ones */
+		arg = TimestampTzGetDatum(until);
+		query_write(&sum_log, &arg, NULL);
+		took = GetCurrentTimestamp() - now;
+		if (took < STEP_GOAL / 2)
+			upkeep.step = Min(upkeep.step * 2, LONGEST_STEP);
+		else if (took > STEP_GOAL * 2)
+			upkeep.step = Max(upkeep.step / 2, SHORTEST_STEP);
+	}
+	upkeep.sums_due = until < closed_until(now) ? 0
+		: closed_until(now) + USECS_PER_HOUR + CLOSING_TIME;
+}
+
+static void
+drop_old(TimestampTz now)
+{
+	Interval	retention = {0};
+	Datum		arg = IntervalPGetDatum(&retention);
+
+	upkeep.drops_due = now + RETRY_PAUSE;
+	retention.time = tierlimit_log_retention * USECS_PER_MINUTE;
+	if (query_write(&drop_old_log, &arg, NULL) > 0)
+		upkeep.drops_due = now;
+	else
+		upkeep.drops_due = now + UPKEEP_PAUSE;
+}
+
+bool
+upkeep_is_due(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	return now >= Min(upkeep.partitions_due,
+					  Min(upkeep.sums_due, upkeep.drops_due));
+}
+
+/* One thing at a time, each in a transaction of its own; drops are last. */
+void
+upkeep_run(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (installation_if_any() == NULL)
+	{
+		upkeep.partitions_due = upkeep.sums_due = upkeep.drops_due =
+			now + RETRY_PAUSE;
+		return;
+	}
+	know_installation();
+	if (now >= upkeep.partitions_due)
+		keep_up_partitions(now);
+	else if (now >= upkeep.sums_due)
+		sum_up(now);
+	else if (now >= upkeep.drops_due)
+		drop_old(now);
+}

@@ -1,0 +1,164 @@
+/*-------------------------------------------------------------------------
+ *
+ * store.h
+ *		The shared memory of tierlimit: its layout, locks and counters.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef TIERLIMIT_STORE_H
+#define TIERLIMIT_STORE_H
+
+#include "base/compat.h"
+#include "base/installation.h"
+#include "base/lock.h"
+#include "storage/condition_variable.h"
+#include "store/clock.h"
+#include "store/pool.h"
+
+/*
+ * What changes of api_key leave for the keys that hash here; see apikey.c.
+ * All zero: none has been changed.
+ */
+typedef struct Mark
+{
+	uint32		generation;		/* grows with every change */
+	uint32		deleted_in;		/* the one in which a key was deleted last; 0:
+								 * none was */
+	TransactionId changed_by;	/* the newest transaction that made one */
+	bool		several;		/* and older ones may still be running */
+} Mark;
+
+/* From when on all request ids of a scope are known; see retry.c. */
+typedef struct KnownScope
+{
+	Scope		scope;
+	int64		since;			/* by a clock that nobody sets; 0: nobody's */
+	uint64		log_position;	/* what was admitted before lies before it */
+} KnownScope;
+
+#define MAX_KNOWN_SCOPES 64
+
+typedef struct PartitionStats
+{
+	int64		admitted;
+	int64		denied;
+	int64		refunds;
+	int64		keys;			/* subjects in memory */
+	int64		evictions;
+	int64		rebuilds;
+	int64		logged;			/* decisions, since server start */
+	uint64		stray_position; /* behind the newest row in the log's queue of
+								 * a subject that was not in memory */
+} PartitionStats;
+
+typedef union PaddedPartitionStats
+{
+	PartitionStats stats;
+	char		pad[PG_CACHE_LINE_SIZE];
+} PaddedPartitionStats;
+
+/*
+ * Hash h belongs to bucket h % nbuckets, to mark h % nmarks, to line h % nlines
+ * and to partition h % NUM_PARTITIONS.  All are powers of two, and there are at
+ * least as many of each as partitions, so that each of them belongs to one.
+ */
+typedef struct Store
+{
+	uint64		seed;			/* of the hash: nobody can choose collisions */
+	uint32		nbuckets;
+	uint32		nmarks;
+	uint32		nlines;
+	BlockNo    *buckets;		/* each a chain of subjects; see subject.h */
+	BlockNo    *lines;			/* each a SeenLine, or NO_BLOCK; see retry.c */
+	Mark	   *marks;
+	MemoryBlock *blocks;
+	int64		size;			/* of all this, in bytes */
+	TimestampTz stats_since;	/* protected by all partitions' locks */
+	pg_atomic_uint64 address_position;	/* behind the newest row that has an
+										 * address but was not charged to it */
+	pg_atomic_uint64 epoch_length;	/* these are of retry.c */
+	pg_atomic_uint32 known_generation;	/* all scopes were forgotten so often */
+	pg_atomic_uint32 answers;	/* subjects that remember one */
+	KnownScope	known_scopes[MAX_KNOWN_SCOPES];
+	slock_t		known_scopes_mutex;
+	pg_atomic_uint64 no_room_since; /* when a sweep was in vain; see sweep.c */
+	pg_atomic_uint64 no_room_until; /* and how long no other is tried */
+	pg_atomic_uint32 swept;		/* blocks freed by all sweeps so far */
+	pg_atomic_uint32 sweep_hand;	/* slice that the next one begins at */
+	pg_atomic_uint32 running_at_start;	/* see apikey.c */
+	ConditionVariable filled;	/* somebody has filled a subject's windows */
+	PaddedPartitionStats partitions[NUM_PARTITIONS];
+	Pool		pool;
+} Store;
+
+/* NULL unless the library was preloaded. */
+extern Store *store;
+
+/* Bytes that it needs. */
+extern Size store_size(void);
+
+/*
+ * Find the shared memory, under AddinShmemInitLock; true if it is fresh, as in the
+ * postmaster at start and after a crash.
+ */
+extern bool store_attach(void);
+
+/*
+ * Decisions of a time before this server's start wait to be written, up to this
+ * position: whoever is not in memory may have some among them.
+ */
+extern void store_note_spilled(uint64 position, int64 decisions);
+
+/* Raise an ERROR unless the library was preloaded. */
+extern void store_require(void);
+
+/* These need the lock of the hash's partition, as does what they point to. */
+extern BlockNo *store_bucket(uint64 hash);
+extern Mark *store_mark(uint64 hash);
+extern BlockNo *store_line(uint64 hash);
+extern PartitionStats *store_stats(uint64 hash);
+
+/*
+ * Where there are millions of keys, none is in the processor's caches.  These
+ * hints have it fetched while there is other work to do: first what leads to a
+ * subject (subject_name() does that), then the subject itself.  The latter was
+ * mostly made together with its windows, from neighbouring blocks, so it is all
+ * these that are fetched.  No lock is needed: it does not matter if a hint is
+ * wrong.
+ */
+static inline void
+store_prefetch_bucket(uint64 hash)
+{
+	prefetch(&store->buckets[hash & (store->nbuckets - 1)]);
+	prefetch(&store->marks[hash & (store->nmarks - 1)]);
+}
+
+static inline void
+store_prefetch_blocks(BlockNo first, int count)
+{
+	for (int line = 0; line < count * BLOCK_SIZE; line += 64)
+		prefetch(store->blocks[first].bytes + line);
+}
+
+static inline void
+store_prefetch_subject(uint64 hash)
+{
+	store_prefetch_blocks(store->buckets[hash & (store->nbuckets - 1)], 4);
+}
+
+/* A row up to this position of its queue has an address that isn't charged. */
+extern void store_note_address(uint64 position);
+
+/* Figures of the whole store; no lock may be held. */
+typedef struct StoreTotals
+{
+	PartitionStats stats;
+	int64		memory_used;	/* bytes */
+	int64		memory_total;
+	TimestampTz since;
+} StoreTotals;
+
+extern StoreTotals store_totals(void);
+extern void store_reset_stats(void);
+
+#endif							/* TIERLIMIT_STORE_H */

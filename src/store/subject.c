@@ -1,0 +1,348 @@
+/*-------------------------------------------------------------------------
+ *
+ * subject.c
+ *		Who is being counted, and what is kept in memory about them.
+ *
+ *		bucket -> Subject -> Subject -> ...			(next)
+ *					|-> SubjectWindow -> ...		(windows), their histories
+ *					|-> bytes -> ...				(name_rest)
+ *					'-> bytes -> ...				(record, if it is long)
+ *
+ * A new subject goes to the end of its bucket's chain: keys that are in use for
+ * long are found without a look at those that come and go.
+ *
+ * Each of these is a block.  A subject without windows is one whose row of
+ * api_key somebody asked for; such a subject, and one whose windows have run
+ * empty, can be removed at any time, by the sweep (sweep.c) for one.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "store/subject.h"
+
+/* A piece of a string that is longer than its owner's block holds. */
+typedef struct BytesBlock
+{
+	BlockNo		next;
+	char		bytes[BLOCK_SIZE - sizeof(BlockNo)];
+} BytesBlock;
+
+#define BYTES_PER_BLOCK ((int) sizeof(((BytesBlock *) NULL)->bytes))
+
+StaticAssertDecl(sizeof(Subject) <= BLOCK_SIZE, "a subject is a block");
+StaticAssertDecl(sizeof(SubjectWindow) <= BLOCK_SIZE, "a window is a block");
+
+static inline BytesBlock *
+bytes_at(BlockNo block)
+{
+	return (BytesBlock *) &store->blocks[block];
+}
+
+static uint32
+bytes_blocks(int length)
+{
+	return length <= 0 ? 0 : (length + BYTES_PER_BLOCK - 1) / BYTES_PER_BLOCK;
+}
+
+static BlockNo
+bytes_write(const char *from, int length, Purse *purse)
+{
+	BlockNo		head = NO_BLOCK;
+	BlockNo    *link = &head;
+
+	while (length > 0)
+	{
+		int			piece = Min(length, BYTES_PER_BLOCK);
+
+		*link = purse_take(purse);
+		memcpy(bytes_at(*link)->bytes, from, piece);
+		from += piece;
+		length -= piece;
+		link = &bytes_at(*link)->next;
+		*link = NO_BLOCK;
+	}
+	return head;
+}
+
+static void
+bytes_read(BlockNo block, char *to, int length)
+{
+	for (; length > 0; block = bytes_at(block)->next)
+	{
+		int			piece = Min(length, BYTES_PER_BLOCK);
+
+		memcpy(to, bytes_at(block)->bytes, piece);
+		to += piece;
+		length -= piece;
+	}
+}
+
+static bool
+bytes_equal(BlockNo block, const char *other, int length)
+{
+	for (; length > 0; block = bytes_at(block)->next)
+	{
+		int			piece = Min(length, BYTES_PER_BLOCK);
+
+		if (memcmp(other, bytes_at(block)->bytes, piece) != 0)
+			return false;
+		other += piece;
+		length -= piece;
+	}
+	return true;
+}
+
+static void
+bytes_free(BlockNo block, Purse *purse)
+{
+	while (block != NO_BLOCK)
+	{
+		BlockNo		next = bytes_at(block)->next;
+
+		purse_put(purse, block);
+		block = next;
+	}
+}
+
+SubjectName
+subject_name(Scope scope, SubjectKind kind, const char *name, int length)
+{
+	SubjectName subject = {scope, kind, name, length, store->seed};
+
+	Assert(length > 0 && length <= MAX_NAME_LENGTH);
+	subject.hash ^= (uint64) scope.database << 32 | (scope.catalog ^ (uint32) kind);
+	subject.hash = hash_bytes_extended((const unsigned char *) name, length,
+									   subject.hash);
+	store_prefetch_bucket(subject.hash);
+	return subject;
+}
+
+/* How many bytes of a name are in the subject's own block. */
+static inline int
+inlined(int name_length)
+{
+	return Min(name_length, SUBJECT_ROOM);
+}
+
+/* Whole names are compared: a hash that agrees is not enough. */
+static bool
+subject_is(const Subject *subject, const SubjectName *name)
+{
+	int			here = inlined(name->length);
+
+	return subject->tag == (uint32) (name->hash >> 32) &&
+		subject->name_length == name->length &&
+		subject->kind == name->kind &&
+		subject->scope.database == name->scope.database &&
+		subject->scope.catalog == name->scope.catalog &&
+		memcmp(subject->bytes, name->name, here) == 0 &&
+		bytes_equal(subject->name_rest, name->name + here,
+					name->length - here);
+}
+
+/* The link that names the subject, or the NO_BLOCK at the end of the chain. */
+static BlockNo *
+find_link(const SubjectName *name)
+{
+	BlockNo    *link = store_bucket(name->hash);
+
+	while (*link != NO_BLOCK && !subject_is(subject_at(*link), name))
+		link = &subject_at(*link)->next;
+	return link;
+}
+
+Subject *
+subject_find(const SubjectName *name)
+{
+	BlockNo		block = *find_link(name);
+
+	return block == NO_BLOCK ? NULL : subject_at(block);
+}
+
+uint32
+subject_blocks(const SubjectName *name)
+{
+	return 1 + bytes_blocks(name->length - SUBJECT_ROOM);
+}
+
+/* In the statistics. */
+static bool
+counts_as_key(const Subject *subject)
+{
+	return subject->kind <= SUBJECT_NOBODY;
+}
+
+Subject *
+subject_create(const SubjectName *name, Purse *purse)
+{
+	int			here = inlined(name->length);
+	BlockNo    *link = find_link(name);
+	BlockNo		block = purse_take(purse);
+	Subject    *subject = subject_at(block);
+
+	Assert(partition_locked(name->hash, LW_EXCLUSIVE));
+	Assert(*link == NO_BLOCK);
+	memset(subject, 0, sizeof(Subject));
+	subject->tag = (uint32) (name->hash >> 32);
+	subject->scope = name->scope;
+	subject->kind = name->kind;
+	subject->clock = PG_INT64_MIN;
+	subject->name_length = name->length;
+	memcpy(subject->bytes, name->name, here);
+	subject->name_rest = bytes_write(name->name + here, name->length - here,
+									 purse);
+	*link = block;
+	store_stats(name->hash)->keys += counts_as_key(subject);
+	if (subject->kind == SUBJECT_REQUEST)
+		pg_atomic_fetch_add_u32(&store->answers, 1);
+	return subject;
+}
+
+void
+subject_remove_at(uint64 hash, BlockNo *link, Purse *purse)
+{
+	BlockNo		block = *link;
+	Subject    *subject = subject_at(block);
+
+	subject_drop_windows(subject, purse);
+	bytes_free(subject->name_rest, purse);
+	bytes_free(subject->record, purse);
+	*link = subject->next;
+	store_stats(hash)->keys -= counts_as_key(subject);
+	if (subject->kind == SUBJECT_REQUEST)
+		pg_atomic_fetch_sub_u32(&store->answers, 1);
+	purse_put(purse, block);
+}
+
+void
+subject_get_name(const Subject *subject, char *name)
+{
+	int			here = inlined(subject->name_length);
+
+	memcpy(name, subject->bytes, here);
+	bytes_read(subject->name_rest, name + here, subject->name_length - here);
+}
+
+SubjectWindow *
+subject_window_at(BlockNo block)
+{
+	return (SubjectWindow *) (block == NO_BLOCK ? NULL : &store->blocks[block]);
+}
+
+WindowId
+subject_window_id(const SubjectWindow *window)
+{
+	const Window *w = &window->window;
+	bool		calendar = w->kind == WINDOW_CALENDAR;
+	WindowId	id = {
+		.period = calendar ? w->calendar.period : w->sliding.period,
+		.phase = calendar ? w->calendar.phase : 0,
+		.kind = w->kind,
+		.unit = window->unit
+	};
+
+	return id;
+}
+
+static bool
+window_is(const SubjectWindow *window, const WindowId *id)
+{
+	WindowId	own = subject_window_id(window);
+
+	return own.unit == id->unit && own.kind == id->kind &&
+		own.period == id->period && own.phase == id->phase;
+}
+
+SubjectWindow *
+subject_find_window(const Subject *subject, const WindowId *id)
+{
+	SubjectWindow *window = subject_window_at(subject->windows);
+
+	while (window != NULL && !window_is(window, id))
+		window = subject_window_at(window->next);
+	return window;
+}
+
+SubjectWindow *
+subject_add_window(Subject *subject, const WindowId *id, Purse *purse)
+{
+	BlockNo		block = purse_take(purse);
+	SubjectWindow *window = subject_window_at(block);
+
+	window->unit = id->unit;
+	window->next = subject->windows;
+	subject->windows = block;
+	return window;
+}
+
+void
+subject_drop_window(Subject *subject, SubjectWindow *window, Purse *purse)
+{
+	BlockNo    *link = &subject->windows;
+	BlockNo		block;
+
+	while (subject_window_at(*link) != window)
+		link = &subject_window_at(*link)->next;
+	block = *link;
+	*link = window->next;
+	window_clear(&window->window, purse);
+	purse_put(purse, block);
+}
+
+void
+subject_drop_windows(Subject *subject, Purse *purse)
+{
+	while (subject->windows != NO_BLOCK)
+		subject_drop_window(subject, subject_window_at(subject->windows), purse);
+}
+
+TimestampTz
+subject_empty_at(const Subject *subject)
+{
+	TimestampTz empty_at = PG_INT64_MIN;
+	SubjectWindow *window;
+
+	for (window = subject_window_at(subject->windows); window != NULL;
+		 window = subject_window_at(window->next))
+		empty_at = Max(empty_at, window_empty_at(&window->window));
+	return empty_at;
+}
+
+/* Whether a record has room in its subject's own block, behind the name. */
+static inline bool
+fits_here(int name_length, int record_length)
+{
+	return inlined(name_length) + record_length <= SUBJECT_ROOM;
+}
+
+uint32
+record_blocks(const SubjectName *name, int length)
+{
+	return fits_here(name->length, length) ? 0 : bytes_blocks(length);
+}
+
+void
+subject_set_record(Subject *subject, RecordState state, const char *record,
+				   int length, Purse *purse)
+{
+	bytes_free(subject->record, purse);
+	subject->record = NO_BLOCK;
+	if (fits_here(subject->name_length, length))
+		memcpy(subject->bytes + inlined(subject->name_length), record, length);
+	else
+		subject->record = bytes_write(record, length, purse);
+	subject->record_length = length;
+	subject->record_state = state;
+}
+
+void
+subject_get_record(const Subject *subject, char *record)
+{
+	if (subject->record != NO_BLOCK)
+		bytes_read(subject->record, record, subject->record_length);
+	else
+		memcpy(record, subject->bytes + inlined(subject->name_length),
+			   subject->record_length);
+}
