@@ -10,7 +10,7 @@
  *		limit		what is decided, counted, given back and rebuilt
  *		config		the tables that say what applies: tiers, keys, prices
  *		store		the shared memory: who is counted, and in what room
- *		log			a decision's way to the table request_log, and its upkeep
+ *		log			a decision's way to the table request_log, and its maintenance
  *		base		settings, locks, SQL, and what servers differ in
  *
  * Beside them, window has the arithmetic of limits, and knows nothing of a server.

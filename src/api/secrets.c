@@ -65,7 +65,7 @@ hash_column(const text *secret)
 	bytea	   *hash = palloc(VARHDRSZ + KEY_HASH_LENGTH);
 
 	SET_VARSIZE(hash, VARHDRSZ + KEY_HASH_LENGTH);
-	registry_hash_secret(secret, (uint8 *) VARDATA(hash));
+	apikey_hash_secret(secret, (uint8 *) VARDATA(hash));
 	return PointerGetDatum(hash);
 }
 

@@ -45,7 +45,7 @@ Datum
 tierlimit_stat_counters_1_0(PG_FUNCTION_ARGS)
 {
 	StoreTotals totals;
-	QueueTotals	log;
+	QueueTotals log;
 	int64		pending;
 	Interval	lag = {0};
 	TupleDesc	desc;

@@ -54,11 +54,11 @@ note_window(CountedWindow *noted, const SubjectWindow *window, TimestampTz now)
 	noted->id = subject_window_id(window);
 	if (w->kind == WINDOW_CALENDAR)
 	{
-		moment.running = w->calendar.span;
-		if (now >= moment.running.end)
+		moment.current = w->calendar.span;
+		if (now >= moment.current.end)
 			return false;
-		noted->span.start = moment.running.start - 1;
-		noted->span.end = moment.running.end - 1;
+		noted->span.start = moment.current.start - 1;
+		noted->span.end = moment.current.end - 1;
 		noted->slack = 0;
 	}
 	else
@@ -86,10 +86,10 @@ claim_and_note(CountedSubject *noted, const SubjectName *name, TimestampTz now)
 	noted->count = 0;
 	partition_lock(&name->hash, 1, LW_EXCLUSIVE);
 	subject = subject_find(name);
-	claimed = subject != NULL && !subject->filling;
+	claimed = subject != NULL && !subject->claimed;
 	if (claimed)
 	{
-		subject->filling = true;
+		subject->claimed = true;
 		noted->now = Max(now, subject->clock);
 		window = subject_window_at(subject->windows);
 	}
@@ -106,7 +106,7 @@ static Datum
 limit_name(const WindowId *id, const text *tier_name)
 {
 	const Tier *tier = tier_name == NULL ? NULL
-		: tiers_find(VARDATA_ANY(tier_name), VARSIZE_ANY_EXHDR(tier_name));
+	: tiers_find(VARDATA_ANY(tier_name), VARSIZE_ANY_EXHDR(tier_name));
 
 	for (int i = 0; tier != NULL && i < tier->nlimits; i++)
 		if (tier->limits[i].period_us == id->period &&
@@ -142,12 +142,12 @@ put_row(ReturnSetInfo *result, const CountedSubject *noted,
  */
 static void
 compare_window(ReturnSetInfo *result, const CountedSubject *noted,
-			   const CountedWindow *window, const Past *past, const text *tier)
+			   const CountedWindow *window, const LogSums *log, const text *tier)
 {
 	Unit		unit = (Unit) window->id.unit;
-	int64		logged = rebuild_sum(past, unit, window->span.start,
+	int64		logged = rebuild_sum(log, unit, window->span.start,
 									 window->span.end);
-	int64		at_most = rebuild_sum(past, unit,
+	int64		at_most = rebuild_sum(log, unit,
 									  window->span.start - window->slack,
 									  window->span.end);
 	int64		allowed = Max(Min(window->counted, at_most), logged);
@@ -163,7 +163,7 @@ compare_window(ReturnSetInfo *result, const CountedSubject *noted,
 static text *
 tier_of(const SubjectName *name)
 {
-	KeyRecord	record;
+	ApiKeyRow	record;
 
 	if (name->kind == SUBJECT_ADDRESS)
 		return cstring_to_text(ADDRESS_TIER);
@@ -171,15 +171,15 @@ tier_of(const SubjectName *name)
 		return cstring_to_text(ANONYMOUS_TIER);
 	if (name->kind != SUBJECT_KEY)
 		return NULL;
-	registry_look_up(name, &record);
+	apikey_look_up(name, &record);
 	return record.registered ? cstring_to_text(record.tier) : NULL;
 }
 
 /* What of the log the windows need: sums that cross none of their borders. */
-static PastSpan
+static LogSpan
 span_of(const CountedSubject *noted)
 {
-	PastSpan	span = {
+	LogSpan		span = {
 		.since = noted->now,
 		.single_since = DT_NOEND
 	};
@@ -202,19 +202,19 @@ static void
 compare_claimed(ReturnSetInfo *result, const CountedSubject *noted,
 				const text *tier)
 {
-	PastSpan	span = span_of(noted);
-	Past		past;
+	LogSpan		span = span_of(noted);
+	LogSums		log;
 	TimestampTz first_later;
 
 	log_wait_written(claim_log_position(noted->name));
 	if (tier == NULL)
-		tier = past_tier(noted->name);
-	past = past_read(noted->name, &span);
-	(void) rebuild_bring_home(&past, noted->now, &first_later);
+		tier = logread_tier(noted->name);
+	log = logread_sums(noted->name, &span);
+	(void) rebuild_bring_home(&log, noted->now, &first_later);
 	for (int i = 0; i < noted->count; i++)
-		compare_window(result, noted, &noted->windows[i], &past, tier);
-	if (past.sums != NULL)
-		pfree(past.sums);
+		compare_window(result, noted, &noted->windows[i], &log, tier);
+	if (log.sums != NULL)
+		pfree(log.sums);
 }
 
 static void
@@ -246,7 +246,7 @@ typedef struct Found
 
 /* Copy the names of a partition's subjects, up to room of them; how many. */
 static int
-find_names(uint64 partition, Scope scope, Found *found, int room)
+find_names(uint64 partition, InstallationId here, Found *found, int room)
 {
 	int			count = 0;
 
@@ -257,8 +257,8 @@ find_names(uint64 partition, Scope scope, Found *found, int room)
 		{
 			const Subject *subject = subject_at(at);
 
-			if (subject->scope.database != scope.database ||
-				subject->scope.catalog != scope.catalog ||
+			if (subject->installation.database != here.database ||
+				subject->installation.extension_id != here.extension_id ||
 				subject->windows == NO_BLOCK)
 				continue;
 			found[count].kind = (SubjectKind) subject->kind;
@@ -282,18 +282,18 @@ keys_in(uint64 partition)
 }
 
 static void
-compare_all(ReturnSetInfo *result, Scope scope)
+compare_all(ReturnSetInfo *result, InstallationId here)
 {
 	for (uint64 partition = 0; partition < NUM_PARTITIONS; partition++)
 	{
 		int			room = (int) keys_in(partition);
 		Found	   *found = MemoryContextAllocHuge(CurrentMemoryContext,
 												   (Size) Max(room, 1) * sizeof(Found));
-		int			count = find_names(partition, scope, found, room);
+		int			count = find_names(partition, here, found, room);
 
 		for (int i = 0; i < count; i++)
 		{
-			SubjectName name = subject_name(scope, found[i].kind,
+			SubjectName name = subject_name(here, found[i].kind,
 											found[i].name, found[i].length);
 
 			compare(result, &name, clock_read().now);
@@ -308,7 +308,7 @@ static void
 compare_named(ReturnSetInfo *result, SubjectKind kind, const char *name,
 			  int length)
 {
-	SubjectName subject = subject_name(installation()->scope, kind, name, length);
+	SubjectName subject = subject_name(installation()->id, kind, name, length);
 
 	compare(result, &subject, clock_read().now);
 }
@@ -341,15 +341,15 @@ tierlimit_verify_1_0(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	text	   *key = PG_ARGISNULL(0) ? NULL : PG_GETARG_TEXT_PP(0);
-	Scope		scope;
+	InstallationId here;
 
 	store_require();
 	InitMaterializedSRF(fcinfo, 0);
 	tiers_refresh();
-	scope = installation()->scope;
+	here = installation()->id;
 	if (key == NULL)
 	{
-		compare_all(result, scope);
+		compare_all(result, here);
 		return (Datum) 0;
 	}
 	if (VARSIZE_ANY_EXHDR(key) < 1 || VARSIZE_ANY_EXHDR(key) > MAX_NAME_LENGTH)

@@ -75,7 +75,7 @@ decode_datetime(char **field, int *ftype, int nf, struct pg_tm *tm)
 	return error != 0 ? error : dtype == DTK_DATE ? 0 : DTERR_BAD_FORMAT;
 }
 
-/* 19 has a state for building a jsonb, which takes what was pushed. */
+/* 19 has a state for rebuilt a jsonb, which takes what was pushed. */
 #if PG_VERSION_NUM < 190000
 typedef struct JsonbInState
 {

@@ -30,7 +30,7 @@
 
 #define SCHEMA "tierlimit"
 
-static Installation known;		/* scope.catalog invalid: not known */
+static Installation known;		/* id.extension_id invalid: not known */
 
 static bool
 is_created_here(Oid table)
@@ -42,7 +42,7 @@ is_created_here(Oid table)
 	return here;
 }
 
-/* A trigger that tells the registry of changed rows, whoever changes them. */
+/* A trigger that tells apikey.c of changed rows, whoever changes them. */
 static bool
 tells_of_changes(Form_pg_trigger trigger)
 {
@@ -98,7 +98,7 @@ static bool
 look_up_installation(void)
 {
 	Oid			schema = get_namespace_oid(SCHEMA, true);
-	Oid			catalog = InvalidOid;
+	Oid			extension_id = InvalidOid;
 	Oid			decision = InvalidOid;
 	Oid			api_key = InvalidOid;
 	RelFileNumber file;
@@ -106,32 +106,32 @@ look_up_installation(void)
 
 	if (OidIsValid(schema))
 	{
-		catalog = get_relname_relid("tier", schema);
+		extension_id = get_relname_relid("tier", schema);
 		api_key = get_relname_relid("api_key", schema);
 		decision = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
 								   CStringGetDatum("decision"),
 								   ObjectIdGetDatum(schema));
 	}
-	if (!OidIsValid(catalog) || !OidIsValid(api_key) || !OidIsValid(decision))
+	if (!OidIsValid(extension_id) || !OidIsValid(api_key) || !OidIsValid(decision))
 		return false;
 
-	known.owner = class_of(&tuple, catalog)->relowner;
+	known.owner = class_of(&tuple, extension_id)->relowner;
 	ReleaseSysCache(tuple);
 	file = class_of(&tuple, api_key)->relfilenode;
 	ReleaseSysCache(tuple);
 	known.api_key = api_key;
 	known.api_key_version = api_key_version(api_key, file);
 	known.decision = decision;
-	known.uncommitted = is_created_here(catalog);
-	known.scope.database = MyDatabaseId;
-	known.scope.catalog = catalog;
+	known.uncommitted = is_created_here(extension_id);
+	known.id.database = MyDatabaseId;
+	known.id.extension_id = extension_id;
 	return true;
 }
 
 const Installation *
 installation_if_any(void)
 {
-	if (unlikely(!OidIsValid(known.scope.catalog)) && !look_up_installation())
+	if (unlikely(!OidIsValid(known.id.extension_id)) && !look_up_installation())
 		return NULL;
 	return &known;
 }
@@ -154,7 +154,7 @@ installation_require_committed(void)
 {
 	if (likely(!installation()->uncommitted))
 		return;
-	known.uncommitted = is_created_here(known.scope.catalog);
+	known.uncommitted = is_created_here(known.id.extension_id);
 	if (known.uncommitted)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -165,7 +165,7 @@ installation_require_committed(void)
 void
 installation_forget(Oid relid)
 {
-	if (relid == InvalidOid || relid == known.scope.catalog ||
+	if (relid == InvalidOid || relid == known.id.extension_id ||
 		relid == known.api_key)
-		known.scope.catalog = InvalidOid;
+		known.id.extension_id = InvalidOid;
 }

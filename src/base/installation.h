@@ -11,24 +11,25 @@
 /*
  * A database, and in it the extension as it was created: the OID of its table
  * tier, which another CREATE EXTENSION does not get again.  What is counted
- * belongs to a scope, so that nobody inherits the counts of a database or of
+ * belongs to an installation, so that nobody inherits the counts of a database or of
  * an extension that was dropped.
  */
-typedef struct Scope
+typedef struct InstallationId
 {
 	Oid			database;
-	Oid			catalog;
-} Scope;
+	Oid			extension_id;
+} InstallationId;
 
-/* A scope, and what else is looked up with it. */
+/* An installation, and what else is looked up with it. */
 typedef struct Installation
 {
-	Scope		scope;
+	InstallationId id;
 	Oid			owner;			/* of the tables; they are read as this role */
 	Oid			decision;		/* the row type tierlimit.decision */
 	Oid			api_key;		/* the table */
-	uint32		api_key_version;	/* another one for each definition of that;
-									 * 0: it does not tell of changed rows */
+	uint32		api_key_version;	/* another one for each definition of
+									 * that; 0: it does not tell of changed
+									 * rows */
 	bool		uncommitted;	/* created by this transaction */
 } Installation;
 

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * spi.c
- *		Reading tables, and writing the log's.
+ *		SpiReading tables, and writing the log's.
  *
  * The configuration and the log are read by SQL, in the way that a foreign key
  * reads the table it refers to: as their owner, so that callers need no right
@@ -34,7 +34,7 @@
 /* A plan for a query of the log; query NULL: none. */
 typedef struct DaysPlan
 {
-	const Statement *query;
+	const SpiStatement *query;
 	LogDays		days;
 	SPIPlanPtr	plan;
 	uint64		used;			/* days_plans_used, the last time */
@@ -65,7 +65,7 @@ become_owner(Oid *role, int *security)
 
 /* For good: the same plan will do, whatever the arguments. */
 static SPIPlanPtr
-prepare(const char *text, Statement *statement)
+prepare(const char *text, SpiStatement *statement)
 {
 	SPIPlanPtr	plan = SPI_prepare_cursor(text, statement->nargs,
 										  statement->types,
@@ -77,7 +77,7 @@ prepare(const char *text, Statement *statement)
 }
 
 static SPIPlanPtr
-plan_of(Statement *statement)
+plan_of(SpiStatement *statement)
 {
 	if (statement->plan == NULL)
 		statement->plan = prepare(statement->text, statement);
@@ -95,7 +95,7 @@ append_day(StringInfo text, const char *operator, int32 day)
 }
 
 static char *
-text_for_days(const Statement *query, LogDays days)
+text_for_days(const SpiStatement *query, LogDays days)
 {
 	StringInfoData condition;
 
@@ -111,7 +111,7 @@ text_for_days(const Statement *query, LogDays days)
 
 /* The plan for a query of some days, in place of the one used longest ago. */
 static SPIPlanPtr
-plan_for_days(Statement *query, LogDays days)
+plan_for_days(SpiStatement *query, LogDays days)
 {
 	DaysPlan   *found = &days_plans[0];
 
@@ -144,7 +144,7 @@ plan_for_days(Statement *query, LogDays days)
 }
 
 int32
-query_day(TimestampTz at)
+spi_day(TimestampTz at)
 {
 	int64		day = at / USECS_PER_DAY - (at % USECS_PER_DAY < 0);
 
@@ -152,7 +152,7 @@ query_day(TimestampTz at)
 }
 
 void
-query_begin(Reading *reading)
+spi_begin(SpiReading *reading)
 {
 	SPI_connect();
 	become_owner(&reading->caller, &reading->caller_security);
@@ -161,7 +161,7 @@ query_begin(Reading *reading)
 }
 
 static void
-run_plan(Reading *reading, SPIPlanPtr plan, Datum *args)
+run_plan(SpiReading *reading, SPIPlanPtr plan, Datum *args)
 {
 	if (SPI_execute_snapshot(plan, args, NULL, reading->snapshot,
 							 InvalidSnapshot, false, false, 0) != SPI_OK_SELECT)
@@ -171,10 +171,10 @@ run_plan(Reading *reading, SPIPlanPtr plan, Datum *args)
 /*
  * Read some days of the log, and release the locks that it took rather than keep
  * them until the end of the caller's transaction, which may be far away: the
- * upkeep of the log waits for these, and there are not so many to be had.
+ * maintenance of the log waits for these, and there are not so many to be had.
  */
 static void
-run_and_unlock(Reading *reading, Statement *query, LogDays days, Datum *args)
+run_and_unlock(SpiReading *reading, SpiStatement *query, LogDays days, Datum *args)
 {
 	ResourceOwner callers = CurrentResourceOwner;
 	ResourceOwner ours = ResourceOwnerCreate(callers, "tierlimit query");
@@ -211,7 +211,7 @@ report_impatience(const char *what, MemoryContext context)
  * do.  An ERROR leaves all as it was.
  */
 static void
-run(Reading *reading, Statement *query, const LogDays *days, Datum *args)
+run(SpiReading *reading, SpiStatement *query, const LogDays *days, Datum *args)
 {
 	const int	patience = (int) (CALL_PATIENCE / 1000);
 	MemoryContext context = CurrentMemoryContext;
@@ -242,19 +242,19 @@ run(Reading *reading, Statement *query, const LogDays *days, Datum *args)
 }
 
 void
-query_run(Reading *reading, Statement *query, Datum *args)
+spi_run(SpiReading *reading, SpiStatement *query, Datum *args)
 {
 	run(reading, query, NULL, args);
 }
 
 void
-query_run_log(Reading *reading, Statement *query, LogDays days, Datum *args)
+spi_run_log(SpiReading *reading, SpiStatement *query, LogDays days, Datum *args)
 {
 	run(reading, query, &days, args);
 }
 
 uint64
-query_write(Statement *statement, Datum *args, const char *nulls)
+spi_write(SpiStatement *statement, Datum *args, const char *nulls)
 {
 	Oid			caller;
 	int			caller_security;
@@ -271,7 +271,7 @@ query_write(Statement *statement, Datum *args, const char *nulls)
 }
 
 void
-query_end(Reading *reading)
+spi_end(SpiReading *reading)
 {
 	PopActiveSnapshot();
 	SetUserIdAndSecContext(reading->caller, reading->caller_security);
@@ -279,7 +279,7 @@ query_end(Reading *reading)
 }
 
 Datum
-query_value(int row, int column, Datum fallback)
+spi_value(int row, int column, Datum fallback)
 {
 	bool		isnull;
 	Datum		value = SPI_getbinval(SPI_tuptable->vals[row],
@@ -289,17 +289,17 @@ query_value(int row, int column, Datum fallback)
 }
 
 char *
-query_string(int row, int column)
+spi_string(int row, int column)
 {
-	Datum		value = query_value(row, column, (Datum) 0);
+	Datum		value = spi_value(row, column, (Datum) 0);
 
 	return value == (Datum) 0 ? NULL : TextDatumGetCString(value);
 }
 
 text *
-query_text(int row, int column)
+spi_text(int row, int column)
 {
-	char	   *value = query_string(row, column);
+	char	   *value = spi_string(row, column);
 	text	   *copy;
 	int			length;
 

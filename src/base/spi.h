@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * spi.h
- *		Reading tables, and writing the log's.
+ *		SpiReading tables, and writing the log's.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,17 +15,17 @@
 #define MAX_ARGUMENTS 12
 
 /* A statement, and its plan once it has one. */
-typedef struct Statement
+typedef struct SpiStatement
 {
 	const char *text;			/* with all names qualified */
 	int			nargs;
 	Oid			types[MAX_ARGUMENTS];
 	SPIPlanPtr	plan;
-} Statement;
+} SpiStatement;
 
 /*
  * In the text of a query of the log: a condition on "at", which is the same as
- * the days given to query_run_log().
+ * the days given to spi_run_log().
  */
 #define WITHIN_DAYS "%1$s"
 
@@ -39,44 +39,44 @@ typedef struct LogDays
 #define ALL_DAYS_BEFORE PG_INT32_MIN
 #define ALL_DAYS_AFTER PG_INT32_MAX
 
-/* A stretch of reading, from query_begin() to query_end(). */
-typedef struct Reading
+/* A series of queries, from spi_begin() to spi_end(). */
+typedef struct SpiReading
 {
 	Snapshot	snapshot;		/* what the queries see */
 	Oid			caller;
 	int			caller_security;
-} Reading;
+} SpiReading;
 
 /*
  * Queries in between see the newest committed state and this transaction's
  * own changes, whatever its isolation level.  The memory context is SPI's;
  * rows are in SPI_tuptable.  No lock may be held; after an ERROR, the abort of
- * the (sub)transaction does what query_end() would have done.  A query that
+ * the (sub)transaction does what spi_end() would have done.  A query that
  * waits for a lock for CALL_PATIENCE is such an ERROR.
  */
-extern void query_begin(Reading *reading);
-extern void query_run(Reading *reading, Statement *query, Datum *args);
-extern void query_run_log(Reading *reading, Statement *query, LogDays days,
-						  Datum *args);
-extern void query_end(Reading *reading);
+extern void spi_begin(SpiReading *reading);
+extern void spi_run(SpiReading *reading, SpiStatement *query, Datum *args);
+extern void spi_run_log(SpiReading *reading, SpiStatement *query, LogDays days,
+						Datum *args);
+extern void spi_end(SpiReading *reading);
 
 /*
  * Run a statement that changes tables, as their owner, in a transaction of
  * the log's worker; returns the number of rows.  nulls are as for SPI.
  */
-extern uint64 query_write(Statement *statement, Datum *args,
-						  const char *nulls);
+extern uint64 spi_write(SpiStatement *statement, Datum *args,
+						const char *nulls);
 
 /* The day of a time. */
-extern int32 query_day(TimestampTz at);
+extern int32 spi_day(TimestampTz at);
 
 /* Column (from 1) of a row of SPI_tuptable; fallback for NULL. */
-extern Datum query_value(int row, int column, Datum fallback);
+extern Datum spi_value(int row, int column, Datum fallback);
 
 /* Likewise a text, as a string in the current context; NULL for NULL. */
-extern char *query_string(int row, int column);
+extern char *spi_string(int row, int column);
 
-/* Likewise, but a text in the context that query_begin() was called in. */
-extern text *query_text(int row, int column);
+/* Likewise, but a text in the context that spi_begin() was called in. */
+extern text *spi_text(int row, int column);
 
 #endif							/* TIERLIMIT_SPI_H */

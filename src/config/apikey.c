@@ -93,16 +93,16 @@ typedef struct PackedRecord
 	"SELECT tier, status, account, billing_anchor, billing_timezone, expires_at," \
 	" name FROM tierlimit.api_key WHERE "
 
-static Statement key_query = {
+static SpiStatement key_query = {
 	KEY_COLUMNS "name OPERATOR(pg_catalog.=) $1", 1, {TEXTOID}, NULL
 };
 
-static Statement secret_query = {
+static SpiStatement secret_query = {
 	KEY_COLUMNS "key_hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}, NULL
 };
 
 static void
-set_unregistered(KeyRecord *record)
+set_unregistered(ApiKeyRow *record)
 {
 	record->registered = false;
 	record->billing_anchor = DT_NOBEGIN;
@@ -125,7 +125,7 @@ unpack_string(char *to, const char *from, uint8 length)
 }
 
 static int
-pack(const SubjectName *key, const KeyRecord *record, char *packed)
+pack(const SubjectName *key, const ApiKeyRow *record, char *packed)
 {
 	PackedRecord head = {
 		.expires_at = record->expires_at,
@@ -147,7 +147,7 @@ pack(const SubjectName *key, const KeyRecord *record, char *packed)
 }
 
 static void
-unpack(const char *packed, KeyRecord *record)
+unpack(const char *packed, ApiKeyRow *record)
 {
 	PackedRecord head;
 	const char *at = packed + PACKED_HEADER;
@@ -165,7 +165,7 @@ unpack(const char *packed, KeyRecord *record)
 
 /* Use what is remembered, if it is still good.  Returns the mark as well. */
 static bool
-recall(const SubjectName *key, uint32 definition, KeyRecord *record, Mark *mark)
+recall(const SubjectName *key, uint32 definition, ApiKeyRow *record, ChangeMark *mark)
 {
 	char		packed[MAX_PACKED];
 	RecordState state = RECORD_UNKNOWN;
@@ -201,20 +201,20 @@ parse_status(const char *status)
 }
 
 static void
-read_row(KeyRecord *record)
+read_row(ApiKeyRow *record)
 {
-	char	   *account = query_string(0, 3);
+	char	   *account = spi_string(0, 3);
 
 	record->registered = true;
-	strlcpy(record->name, query_string(0, 7), sizeof(record->name));
-	strlcpy(record->tier, query_string(0, 1), sizeof(record->tier));
-	record->status = parse_status(query_string(0, 2));
+	strlcpy(record->name, spi_string(0, 7), sizeof(record->name));
+	strlcpy(record->tier, spi_string(0, 1), sizeof(record->tier));
+	record->status = parse_status(spi_string(0, 2));
 	strlcpy(record->account, account ? account : "", sizeof(record->account));
 	record->billing_anchor =
-		DatumGetTimestampTz(query_value(0, 4, TimestampTzGetDatum(DT_NOBEGIN)));
-	strlcpy(record->timezone, query_string(0, 5), sizeof(record->timezone));
+		DatumGetTimestampTz(spi_value(0, 4, TimestampTzGetDatum(DT_NOBEGIN)));
+	strlcpy(record->timezone, spi_string(0, 5), sizeof(record->timezone));
 	record->expires_at =
-		DatumGetTimestampTz(query_value(0, 6, TimestampTzGetDatum(DT_NOEND)));
+		DatumGetTimestampTz(spi_value(0, 6, TimestampTzGetDatum(DT_NOEND)));
 }
 
 /*
@@ -259,7 +259,7 @@ is_ancient(TransactionId xid)
 
 /* Whether a transaction has set the mark since somebody kept what it left. */
 static bool
-is_changed(const Mark *mark)
+is_changed(const ChangeMark *mark)
 {
 	return TransactionIdIsValid(mark->changed_by) &&
 		!is_ancient(mark->changed_by);
@@ -270,10 +270,10 @@ is_changed(const Mark *mark)
  * *xmin had ended before.
  */
 static bool
-read_table(const SubjectName *key, const Mark *mark, KeyRecord *record,
+read_table(const SubjectName *key, const ChangeMark *mark, ApiKeyRow *record,
 		   TransactionId *xmin)
 {
-	Reading		reading;
+	SpiReading	reading;
 	Datum		name;
 	bool		changed = is_changed(mark);
 	bool		ended;
@@ -283,7 +283,7 @@ read_table(const SubjectName *key, const Mark *mark, KeyRecord *record,
 	if (changed && !mark->several)
 		ended = ended && !TransactionIdIsInProgress(mark->changed_by);
 
-	query_begin(&reading);
+	spi_begin(&reading);
 	if (changed && mark->several)
 		ended = ended && TransactionIdPrecedes(mark->changed_by,
 											   reading.snapshot->xmin);
@@ -292,13 +292,13 @@ read_table(const SubjectName *key, const Mark *mark, KeyRecord *record,
 
 	/* A bytea looks like a text. */
 	name = PointerGetDatum(cstring_to_text_with_len(key->name, key->length));
-	query_run(&reading,
-			  key->kind == SUBJECT_SECRET ? &secret_query : &key_query, &name);
+	spi_run(&reading,
+			key->kind == SUBJECT_SECRET ? &secret_query : &key_query, &name);
 	if (SPI_processed == 0)
 		set_unregistered(record);
 	else
 		read_row(record);
-	query_end(&reading);
+	spi_end(&reading);
 	return ended;
 }
 
@@ -308,42 +308,42 @@ read_table(const SubjectName *key, const Mark *mark, KeyRecord *record,
  * there is no room.
  */
 static bool
-keep(const SubjectName *key, uint32 definition, const Mark *mark,
-	 const KeyRecord *record)
+keep(const SubjectName *key, uint32 definition, const ChangeMark *mark,
+	 const ApiKeyRow *record)
 {
 	char		packed[MAX_PACKED];
 	int			length = record->registered ? pack(key, record, packed) : 0;
-	Purse		purse = {.base = store->blocks};
-	Mark	   *now;
+	BlockList	spare = {.base = store->blocks};
+	ChangeMark *now;
 	Subject    *subject;
 	bool		fits;
 
 	partition_lock(&key->hash, 1, LW_EXCLUSIVE);
 	now = store_mark(key->hash);
-	fits = pool_fill(&store->pool, &purse,
+	fits = pool_fill(&store->pool, &spare,
 					 subject_blocks(key) + record_blocks(key, length),
 					 partition_of(key->hash));
 	if (fits && now->generation == mark->generation)
 	{
 		subject = subject_find(key);
 		if (subject == NULL)
-			subject = subject_create(key, &purse);
+			subject = subject_create(key, &spare);
 		subject_set_record(subject,
 						   record->registered ? RECORD_PRESENT : RECORD_ABSENT,
-						   packed, length, &purse);
+						   packed, length, &spare);
 		subject->record_generation = now->generation;
 		subject->record_definition = definition;
 		now->changed_by = InvalidTransactionId;
 		now->several = false;
 	}
-	pool_return(&store->pool, &purse, partition_of(key->hash));
+	pool_return(&store->pool, &spare, partition_of(key->hash));
 	partition_unlock(&key->hash, 1);
 	return fits;
 }
 
 /* Whether a key may have been deleted since its windows were filled. */
 static bool
-may_be_deleted(const SubjectName *key, Mark *mark)
+may_be_deleted(const SubjectName *key, ChangeMark *mark)
 {
 	const Subject *subject;
 	bool		deleted;
@@ -357,38 +357,38 @@ may_be_deleted(const SubjectName *key, Mark *mark)
 	return deleted;
 }
 
-/* Drop its windows, as of a generation; false if somebody is filling them. */
+/* Drop its windows, as of a generation; false if somebody is claimed them. */
 static bool
 try_forget(const SubjectName *key, uint32 generation)
 {
-	Purse		purse = {.base = store->blocks};
+	BlockList	spare = {.base = store->blocks};
 	Subject    *subject;
-	bool		filling;
+	bool		claimed;
 
 	partition_lock(&key->hash, 1, LW_EXCLUSIVE);
 	subject = subject_find(key);
-	filling = subject != NULL && subject->filling;
-	if (subject != NULL && !filling)
+	claimed = subject != NULL && subject->claimed;
+	if (subject != NULL && !claimed)
 	{
-		subject_drop_windows(subject, &purse);
-		subject_set_record(subject, RECORD_UNKNOWN, NULL, 0, &purse);
+		subject_drop_windows(subject, &spare);
+		subject_set_record(subject, RECORD_UNKNOWN, NULL, 0, &spare);
 		subject->record_generation = generation;
 	}
-	pool_return(&store->pool, &purse, partition_of(key->hash));
+	pool_return(&store->pool, &spare, partition_of(key->hash));
 	partition_unlock(&key->hash, 1);
-	return !filling;
+	return !claimed;
 }
 
 /*
  * Forget what is in memory of a key that was deleted, once the transaction that
  * did so has ended.  Its next call fills its windows from the log, which says
- * whether that was committed (changes.c).  Who is filling them now may have
+ * whether that was committed (changes.c).  Who is claimed them now may have
  * looked there before.
  */
 static void
 forget_deleted(const SubjectName *key, TransactionId xmin)
 {
-	Mark		mark;
+	ChangeMark	mark;
 
 	if (!may_be_deleted(key, &mark))
 		return;
@@ -402,18 +402,18 @@ forget_deleted(const SubjectName *key, TransactionId xmin)
 
 /* The key that a row of the table is about. */
 static SubjectName
-key_of(const SubjectName *looked_up, const KeyRecord *record)
+key_of(const SubjectName *looked_up, const ApiKeyRow *record)
 {
 	return looked_up->kind == SUBJECT_KEY ? *looked_up
-		: subject_name(looked_up->scope, SUBJECT_KEY, record->name,
+		: subject_name(looked_up->installation, SUBJECT_KEY, record->name,
 					   strlen(record->name));
 }
 
 void
-registry_look_up(const SubjectName *key, KeyRecord *record)
+apikey_look_up(const SubjectName *key, ApiKeyRow *record)
 {
 	uint32		definition = installation()->api_key_version;
-	Mark		mark;
+	ChangeMark	mark;
 	TransactionId xmin;
 	bool		ended;
 
@@ -432,13 +432,13 @@ registry_look_up(const SubjectName *key, KeyRecord *record)
 }
 
 void
-registry_hash_secret(const text *secret, uint8 *hash)
+apikey_hash_secret(const text *secret, uint8 *hash)
 {
 	sha256(VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret), hash);
 }
 
 static void
-set_mark(Mark *mark, TransactionId by)
+set_mark(ChangeMark *mark, TransactionId by)
 {
 	mark->generation++;
 	if (!TransactionIdIsValid(mark->changed_by))
@@ -452,7 +452,7 @@ set_mark(Mark *mark, TransactionId by)
 }
 
 void
-registry_change(const SubjectName *key)
+apikey_change(const SubjectName *key)
 {
 	TransactionId by = GetTopTransactionId();
 
@@ -462,14 +462,14 @@ registry_change(const SubjectName *key)
 }
 
 static void
-set_mark_deleted(Mark *mark, TransactionId by)
+set_mark_deleted(ChangeMark *mark, TransactionId by)
 {
 	set_mark(mark, by);
 	mark->deleted_in = mark->generation;
 }
 
 void
-registry_delete(const SubjectName *key)
+apikey_delete(const SubjectName *key)
 {
 	TransactionId by = GetTopTransactionId();
 
@@ -479,7 +479,7 @@ registry_delete(const SubjectName *key)
 }
 
 void
-registry_delete_all(void)
+apikey_delete_all(void)
 {
 	TransactionId by = GetTopTransactionId();
 

@@ -24,7 +24,7 @@ typedef enum KeyStatus
 #define KEY_HASH_LENGTH PG_SHA256_DIGEST_LENGTH
 
 /* A row of api_key, or the lack of one. */
-typedef struct KeyRecord
+typedef struct ApiKeyRow
 {
 	bool		registered;		/* if not, nothing else is set but the
 								 * calendar's defaults */
@@ -35,7 +35,7 @@ typedef struct KeyRecord
 	char		timezone[MAX_NAME_LENGTH + 1];
 	char		tier[MAX_TIER_LENGTH + 1];
 	char		account[MAX_NAME_LENGTH + 1];	/* "": none */
-} KeyRecord;
+} ApiKeyRow;
 
 /*
  * Look a key up, by its name (SUBJECT_KEY) or the hash of its secret
@@ -43,16 +43,16 @@ typedef struct KeyRecord
  * newest committed state, or of this transaction's own changes.  No lock may
  * be held.
  */
-extern void registry_look_up(const SubjectName *key, KeyRecord *record);
+extern void apikey_look_up(const SubjectName *key, ApiKeyRow *record);
 
 /* What api_key.key_hash keeps of a secret: KEY_HASH_LENGTH bytes. */
-extern void registry_hash_secret(const text *secret, uint8 *hash);
+extern void apikey_hash_secret(const text *secret, uint8 *hash);
 
 /* This transaction has changed the row of a key, or of a secret. */
-extern void registry_change(const SubjectName *key);
+extern void apikey_change(const SubjectName *key);
 
 /* It has deleted the row of a key; or all of them. */
-extern void registry_delete(const SubjectName *key);
-extern void registry_delete_all(void);
+extern void apikey_delete(const SubjectName *key);
+extern void apikey_delete_all(void);
 
 #endif							/* TIERLIMIT_APIKEY_H */

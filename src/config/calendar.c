@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * calendar.c
- *		Calendar periods: the running hour, day, month, ... since an anchor.
+ *		Calendar periods: the current hour, day, month, ... since an anchor.
  *
  * Period number k begins k lengths after the anchor, and is always computed
  * from the anchor itself: what began on the 31st comes back to the 31st after

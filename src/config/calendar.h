@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * calendar.h
- *		Calendar periods: the running hour, day, month, ... since an anchor.
+ *		Calendar periods: the current hour, day, month, ... since an anchor.
  *
  *-------------------------------------------------------------------------
  */

@@ -183,7 +183,7 @@ tierlimit_tiers_changed_1_0(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-/* Tell the registry of what is known by this column's value, in its way. */
+/* Tell apikey.c of what is known by this column's value, in its way. */
 static void
 tell_of_record(const TriggerData *data, HeapTuple row, const char *column,
 			   SubjectKind kind, void (*tell) (const SubjectName *))
@@ -195,7 +195,7 @@ tell_of_record(const TriggerData *data, HeapTuple row, const char *column,
 	if (name == NULL || VARSIZE_ANY_EXHDR(name) == 0 ||
 		VARSIZE_ANY_EXHDR(name) > MAX_NAME_LENGTH)
 		return;
-	subject = subject_name(installation()->scope, kind, VARDATA_ANY(name),
+	subject = subject_name(installation()->id, kind, VARDATA_ANY(name),
 						   VARSIZE_ANY_EXHDR(name));
 	tell(&subject);
 }
@@ -205,11 +205,11 @@ change_key(const TriggerData *data, HeapTuple row)
 {
 	tell_of_record(data, row, "name", SUBJECT_KEY,
 				   TRIGGER_FIRED_BY_DELETE(data->tg_event)
-				   ? registry_delete : registry_change);
-	tell_of_record(data, row, "key_hash", SUBJECT_SECRET, registry_change);
+				   ? apikey_delete : apikey_change);
+	tell_of_record(data, row, "key_hash", SUBJECT_SECRET, apikey_change);
 }
 
-/* Tell the registry what happens to a row. */
+/* Tell apikey.c what happens to a row. */
 static void
 change_keys(const TriggerData *data)
 {
@@ -292,25 +292,25 @@ tierlimit_key_changed_1_0(PG_FUNCTION_ARGS)
  * While that transaction runs the key goes on: so the row is written as late as
  * can be, when it commits.
  */
-static Statement forget_statement = {
+static SpiStatement forget_statement = {
 	"INSERT INTO tierlimit.request_log"
 	" (at, key, tier, error_code, requests, credits, shadow_code)"
 	" VALUES ($1, $2, $3, 0, 0, 0, 0)", 3, {TIMESTAMPTZOID, TEXTOID, TEXTOID}, NULL
 };
 
 /* The row has to be read: not a sum of its minute, should there be one already. */
-static Statement unsum_statement = {
+static SpiStatement unsum_statement = {
 	"DELETE FROM tierlimit.usage_minute"
 	" WHERE subject OPERATOR(pg_catalog.=) $2 AND NOT is_account"
 	" AND minute OPERATOR(pg_catalog.=) pg_catalog.date_trunc('minute', $1)",
 	2, {TIMESTAMPTZOID, TEXTOID}, NULL
 };
 
-static Statement names_query = {
+static SpiStatement names_query = {
 	"SELECT name, tier FROM tierlimit.api_key", 0, {0}, NULL
 };
 
-static Statement later_query = {
+static SpiStatement later_query = {
 	"SELECT pg_catalog.max(at) FROM tierlimit.request_log"
 	" WHERE key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1 AND account IS NULL"
 	" AND error_code OPERATOR(pg_catalog.=) 0 AND at OPERATOR(pg_catalog.>) $2"
@@ -322,15 +322,15 @@ static Statement later_query = {
 static TimestampTz
 newest_row(const text *key, TimestampTz since)
 {
-	LogDays		days = {query_day(since), ALL_DAYS_AFTER};
+	LogDays		days = {spi_day(since), ALL_DAYS_AFTER};
 	Datum		args[] = {PointerGetDatum(key), TimestampTzGetDatum(since)};
-	Reading		reading;
+	SpiReading	reading;
 	TimestampTz newest;
 
-	query_begin(&reading);
-	query_run_log(&reading, &later_query, days, args);
-	newest = DatumGetTimestampTz(query_value(0, 1, TimestampTzGetDatum(since)));
-	query_end(&reading);
+	spi_begin(&reading);
+	spi_run_log(&reading, &later_query, days, args);
+	newest = DatumGetTimestampTz(spi_value(0, 1, TimestampTzGetDatum(since)));
+	spi_end(&reading);
 	return newest;
 }
 
@@ -344,7 +344,7 @@ time_to_forget(const text *key)
 
 	if (store == NULL)
 		return newest_row(key, now);
-	name = subject_name(installation()->scope, SUBJECT_KEY, VARDATA_ANY(key),
+	name = subject_name(installation()->id, SUBJECT_KEY, VARDATA_ANY(key),
 						VARSIZE_ANY_EXHDR(key));
 	partition_lock(&name.hash, 1, LW_SHARED);
 	subject = subject_find(&name);
@@ -362,24 +362,24 @@ forget_key(text *key, text *tier)
 		PointerGetDatum(tier)
 	};
 
-	query_write(&forget_statement, args, NULL);
-	query_write(&unsum_statement, args, NULL);
+	spi_write(&forget_statement, args, NULL);
+	spi_write(&unsum_statement, args, NULL);
 }
 
 static void
 forget_all_keys(void)
 {
-	Reading		reading;
+	SpiReading	reading;
 	int			count;
 
-	query_begin(&reading);
-	query_run(&reading, &names_query, NULL);
+	spi_begin(&reading);
+	spi_run(&reading, &names_query, NULL);
 	count = (int) SPI_processed;
 	for (int i = 0; i < count; i++)
-		forget_key(query_text(i, 1), query_text(i, 2));
-	query_end(&reading);
+		forget_key(spi_text(i, 1), spi_text(i, 2));
+	spi_end(&reading);
 	if (store != NULL)
-		registry_delete_all();
+		apikey_delete_all();
 }
 
 /* When a transaction that has deleted rows of api_key commits; before TRUNCATE. */

@@ -100,7 +100,7 @@ static struct Watched
 	{"error_code", {PART_ERROR_CODES, PART_ERROR_CODES}, InvalidOid}
 };
 
-static Statement tier_query = {
+static SpiStatement tier_query = {
 	"SELECT t.name, l.name, l.kind, l.unit, l.period, l.max::pg_catalog.int8,"
 	" l.enforce, l.error_code"
 	" FROM tierlimit.tier t LEFT JOIN tierlimit.tier_limit l"
@@ -108,25 +108,25 @@ static Statement tier_query = {
 	" WHERE t.name OPERATOR(pg_catalog.=) $1", 1, {TEXTOID}, NULL
 };
 
-static Statement too_many_query = {
+static SpiStatement too_many_query = {
 	"SELECT tier FROM tierlimit.tier_limit WHERE tier OPERATOR(pg_catalog.=) $1"
 	" LIMIT 1 OFFSET " CppAsString2(MAX_LIMITS), 1, {TEXTOID}, NULL
 };
 
-static Statement error_query = {
+static SpiStatement error_query = {
 	"SELECT code, http_status, name, message FROM tierlimit.error_code", 0, {0}, NULL
 };
 
-static Statement price_query = {
+static SpiStatement price_query = {
 	"SELECT endpoint, credits::pg_catalog.int8 FROM tierlimit.endpoint", 0, {0}, NULL
 };
 
-static Statement endpoint_query = {
+static SpiStatement endpoint_query = {
 	"SELECT endpoint FROM tierlimit.tier_endpoint"
 	" WHERE tier OPERATOR(pg_catalog.=) $1", 1, {TEXTOID}, NULL
 };
 
-static Statement pattern_query = {
+static SpiStatement pattern_query = {
 	"SELECT endpoint FROM tierlimit.endpoint"
 	" UNION SELECT endpoint FROM tierlimit.tier_endpoint", 0, {0}, NULL
 };
@@ -169,7 +169,7 @@ static Datum
 copy_text(int row, int column, MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
-	Datum		value = PointerGetDatum(PG_DETOAST_DATUM_COPY(query_value(row, column, (Datum) 0)));
+	Datum		value = PointerGetDatum(PG_DETOAST_DATUM_COPY(spi_value(row, column, (Datum) 0)));
 
 	MemoryContextSwitchTo(old);
 	return value;
@@ -189,22 +189,22 @@ static TierLimit
 read_limit(int row, MemoryContext context)
 {
 	TierLimit	limit = {.exact_slots = tierlimit_window_slots};
-	Interval   *period = DatumGetIntervalP(query_value(row, 5, (Datum) 0));
+	Interval   *period = DatumGetIntervalP(spi_value(row, 5, (Datum) 0));
 
 	limit.name = copy_text(row, 2, context);
-	limit.kind = strcmp(query_string(row, 3), "calendar") == 0
+	limit.kind = strcmp(spi_string(row, 3), "calendar") == 0
 		? WINDOW_CALENDAR : WINDOW_SLIDING;
-	limit.unit = strcmp(query_string(row, 4), "credits") == 0
+	limit.unit = strcmp(spi_string(row, 4), "credits") == 0
 		? UNIT_CREDITS : UNIT_REQUESTS;
 	limit.period = *period;
 	limit.period_us = period->time +
 		((int64) period->month * DAYS_PER_MONTH + period->day) * USECS_PER_DAY;
-	limit.max = DatumGetInt64(query_value(row, 6, (Datum) 0));
-	limit.enforce = DatumGetBool(query_value(row, 7, (Datum) 0));
+	limit.max = DatumGetInt64(spi_value(row, 6, (Datum) 0));
+	limit.enforce = DatumGetBool(spi_value(row, 7, (Datum) 0));
 	limit.error_code =
-		DatumGetInt32(query_value(row, 8,
-								  Int32GetDatum(default_error_code(query_string(row, 1),
-														   limit.period_us))));
+		DatumGetInt32(spi_value(row, 8,
+								Int32GetDatum(default_error_code(spi_string(row, 1),
+																 limit.period_us))));
 	return limit;
 }
 
@@ -250,7 +250,7 @@ add_refund_window(Tier *tier)
 static void
 make_tier(Tier *tier, int rows, MemoryContext context)
 {
-	bool		has_limits = query_value(0, 2, (Datum) 0) != (Datum) 0;
+	bool		has_limits = spi_value(0, 2, (Datum) 0) != (Datum) 0;
 
 	memset(tier, 0, sizeof(Tier));
 	tier->name = copy_text(0, 1, context);
@@ -278,28 +278,28 @@ report_too_many_limits(const char *tier)
 void
 tiers_require_few_limits(const text *tier)
 {
-	Reading		reading;
+	SpiReading	reading;
 	Datum		name = PointerGetDatum(tier);
 
-	query_begin(&reading);
-	query_run(&reading, &too_many_query, &name);
+	spi_begin(&reading);
+	spi_run(&reading, &too_many_query, &name);
 	if (SPI_processed > 0)
-		report_too_many_limits(query_string(0, 1));
-	query_end(&reading);
+		report_too_many_limits(spi_string(0, 1));
+	spi_end(&reading);
 }
 
 /* A tier without rows includes all endpoints. */
 static PatternSet *
-read_endpoints(Reading *reading, Datum tier, MemoryContext context)
+read_endpoints(SpiReading *reading, Datum tier, MemoryContext context)
 {
 	PatternSet *set = NULL;
 
-	query_run(reading, &endpoint_query, &tier);
+	spi_run(reading, &endpoint_query, &tier);
 	for (int row = 0; row < (int) SPI_processed; row++)
 	{
 		if (set == NULL)
 			set = pattern_create(context);
-		pattern_add(set, query_string(row, 1), 1);
+		pattern_add(set, spi_string(row, 1), 1);
 	}
 	return set;
 }
@@ -309,20 +309,20 @@ static bool
 read_tier(const char *name, Tier *tier)
 {
 	MemoryContext context = memories[PART_TIERS].context;
-	Reading		reading;
+	SpiReading	reading;
 	Datum		arg;
 	bool		found;
 
-	query_begin(&reading);
+	spi_begin(&reading);
 	arg = CStringGetTextDatum(name);
-	query_run(&reading, &tier_query, &arg);
+	spi_run(&reading, &tier_query, &arg);
 	found = SPI_processed > 0;
 	if (found)
 	{
 		make_tier(tier, (int) SPI_processed, context);
 		tier->endpoints = read_endpoints(&reading, arg, context);
 	}
-	query_end(&reading);
+	spi_end(&reading);
 	return found;
 }
 
@@ -351,18 +351,18 @@ find_entry(const char *name)
 }
 
 static HTAB *
-read_error_codes(Reading *reading, MemoryContext context)
+read_error_codes(SpiReading *reading, MemoryContext context)
 {
 	HTAB	   *codes = create_table("tierlimit error codes", sizeof(int32),
 									 sizeof(ErrorCode), HASH_BLOBS, context);
 
-	query_run(reading, &error_query, NULL);
+	spi_run(reading, &error_query, NULL);
 	for (int row = 0; row < (int) SPI_processed; row++)
 	{
-		int32		code = DatumGetInt32(query_value(row, 1, (Datum) 0));
+		int32		code = DatumGetInt32(spi_value(row, 1, (Datum) 0));
 		ErrorCode  *entry = hash_search(codes, &code, HASH_ENTER, NULL);
 
-		entry->http_status = DatumGetInt32(query_value(row, 2, (Datum) 0));
+		entry->http_status = DatumGetInt32(spi_value(row, 2, (Datum) 0));
 		entry->name = copy_text(row, 3, context);
 		entry->message = copy_text(row, 4, context);
 	}
@@ -371,21 +371,21 @@ read_error_codes(Reading *reading, MemoryContext context)
 
 /* Patterns; without a second column, their values don't matter. */
 static PatternSet *
-read_patterns(Reading *reading, Statement *query, MemoryContext context)
+read_patterns(SpiReading *reading, SpiStatement *query, MemoryContext context)
 {
 	PatternSet *set = pattern_create(context);
 
-	query_run(reading, query, NULL);
+	spi_run(reading, query, NULL);
 	for (int row = 0; row < (int) SPI_processed; row++)
-		pattern_add(set, query_string(row, 1),
+		pattern_add(set, spi_string(row, 1),
 					SPI_tuptable->tupdesc->natts < 2 ? 1
-					: DatumGetInt64(query_value(row, 2, (Datum) 0)));
+					: DatumGetInt64(spi_value(row, 2, (Datum) 0)));
 	return set;
 }
 
 /* Read a part into this context. */
 static void
-read_part(Part part, Reading *reading, MemoryContext context)
+read_part(Part part, SpiReading *reading, MemoryContext context)
 {
 	switch (part)
 	{
@@ -421,16 +421,16 @@ refresh_part(Part part)
 	Memory	   *memory = &memories[part];
 	uint64		changes = memory->changes;
 	MemoryContext context;
-	Reading		reading;
+	SpiReading	reading;
 
 	if (memory->is_of == changes)
 		return;
-	query_begin(&reading);
+	spi_begin(&reading);
 	context = AllocSetContextCreate(CurrentMemoryContext, "tierlimit tiers",
 									ALLOCSET_DEFAULT_SIZES);
 	read_part(part, &reading, context);
 	MemoryContextSetParent(context, CacheMemoryContext);
-	query_end(&reading);
+	spi_end(&reading);
 	if (memory->context != NULL)
 		MemoryContextDelete(memory->context);
 	memory->context = context;
@@ -440,7 +440,7 @@ refresh_part(Part part)
 static void
 watch_tables(void)
 {
-	Oid			schema = get_rel_namespace(installation()->scope.catalog);
+	Oid			schema = get_rel_namespace(installation()->id.extension_id);
 
 	for (size_t i = 0; i < lengthof(watched); i++)
 		watched[i].relid = get_relname_relid(watched[i].name, schema);

@@ -15,26 +15,26 @@
 #include "limit/call.h"
 
 void
-call_plan(Work *work, TimestampTz now)
+call_plan(CallSubject *part, TimestampTz now)
 {
-	const Charge *charge = work->charge;
+	const Charge *charge = part->charge;
 	const Tier *tier = charge->tier;
 	uint64		phase = 0;
 
 	if (tier->has_calendar)
 		phase = calendar_phase(charge->billing_anchor, charge->timezone);
-	for (int i = 0; i < work->nwindows; i++)
+	for (int i = 0; i < part->nwindows; i++)
 	{
 		const TierLimit *limit = &tier->limits[i];
 
-		work->ids[i].period = limit->period_us;
-		work->ids[i].kind = limit->kind;
-		work->ids[i].unit = limit->unit;
-		work->ids[i].phase = 0;
+		part->ids[i].period = limit->period_us;
+		part->ids[i].kind = limit->kind;
+		part->ids[i].unit = limit->unit;
+		part->ids[i].phase = 0;
 		if (limit->kind == WINDOW_CALENDAR)
 		{
-			work->ids[i].phase = phase;
-			work->running[i] = calendar_span(&limit->period,
+			part->ids[i].phase = phase;
+			part->current[i] = calendar_span(&limit->period,
 											 charge->billing_anchor,
 											 charge->timezone, now);
 		}
@@ -46,7 +46,7 @@ static void
 begin(Call *call, Clock clock, int64 cost)
 {
 	call->count = call->nlocks = 0;
-	call->request = NULL;
+	call->retry = NULL;
 	call->clock = clock;
 	call->asked_at = clock.now;
 	call->cost = cost;
@@ -57,12 +57,12 @@ begin(Call *call, Clock clock, int64 cost)
 static void
 add_work(Call *call, const Charge *charge, int nwindows)
 {
-	Work	   *work = &call->works[call->count];
+	CallSubject *part = &call->parts[call->count];
 
 	store_prefetch_subject(charge->subject.hash);
-	work->charge = charge;
-	work->nwindows = nwindows;
-	call_plan(work, call->clock.now);
+	part->charge = charge;
+	part->nwindows = nwindows;
+	call_plan(part, call->clock.now);
 	call->hashes[call->count++] = charge->subject.hash;
 	call->nlocks = call->count;
 }
@@ -86,10 +86,10 @@ call_begin_refund(Call *call, const Charge *charge, Clock clock)
 }
 
 void
-call_add_request(Call *call, Request *request)
+call_add_retry(Call *call, Retry *retry)
 {
-	call->request = request;
-	call->hashes[call->nlocks++] = request->subject.hash;
+	call->retry = retry;
+	call->hashes[call->nlocks++] = retry->subject.hash;
 }
 
 /*
@@ -108,43 +108,43 @@ is_distrusted(const Subject *subject, Clock clock)
 }
 
 void
-call_find_windows(Work *work, Clock clock)
+call_find_windows(CallSubject *part, Clock clock)
 {
-	work->subject = subject_find(&work->charge->subject);
-	work->base = store->blocks;
-	work->distrusted = is_distrusted(work->subject, clock);
-	for (int i = 0; i < work->nwindows; i++)
+	part->subject = subject_find(&part->charge->subject);
+	part->base = store->blocks;
+	part->distrusted = is_distrusted(part->subject, clock);
+	for (int i = 0; i < part->nwindows; i++)
 	{
-		work->windows[i] = work->subject == NULL ? NULL
-			: subject_find_window(work->subject, &work->ids[i]);
-		if (work->windows[i] != NULL)
-			store_prefetch_blocks(window_next_block(&work->windows[i]->window,
+		part->windows[i] = part->subject == NULL ? NULL
+			: subject_find_window(part->subject, &part->ids[i]);
+		if (part->windows[i] != NULL)
+			store_prefetch_blocks(window_next_block(&part->windows[i]->window,
 													clock.now), 1);
 	}
 }
 
 bool
-call_is_complete(const Work *work)
+call_is_complete(const CallSubject *part)
 {
-	if (work->subject == NULL)
-		return work->nwindows == 0;
-	if (work->subject->filling || work->distrusted)
+	if (part->subject == NULL)
+		return part->nwindows == 0;
+	if (part->subject->claimed || part->distrusted)
 		return false;
-	for (int i = 0; i < work->nwindows; i++)
-		if (work->windows[i] == NULL)
+	for (int i = 0; i < part->nwindows; i++)
+		if (part->windows[i] == NULL)
 			return false;
 	return true;
 }
 
 /* Whether this time is not in the calendar periods that we planned with. */
 static bool
-is_out_of_plan(const Work *work, TimestampTz now)
+is_out_of_plan(const CallSubject *part, TimestampTz now)
 {
-	const Tier *tier = work->charge->tier;
+	const Tier *tier = part->charge->tier;
 
-	for (int i = 0; tier->has_calendar && i < work->nwindows; i++)
+	for (int i = 0; tier->has_calendar && i < part->nwindows; i++)
 		if (tier->limits[i].kind == WINDOW_CALENDAR &&
-			(now >= work->running[i].end || now < work->running[i].start))
+			(now >= part->current[i].end || now < part->current[i].start))
 			return true;
 	return false;
 }
@@ -182,21 +182,21 @@ call_lock(Call *call, LWLockMode mode)
 		partition_lock(call->hashes, call->nlocks, mode);
 		for (int i = 0; i < call->count; i++)
 		{
-			Work	   *work = &call->works[i];
+			CallSubject *part = &call->parts[i];
 
-			call_find_windows(work, call->clock);
-			if (work->subject != NULL && !work->distrusted)
-				follow_clock(&call->clock, work->subject);
+			call_find_windows(part, call->clock);
+			if (part->subject != NULL && !part->distrusted)
+				follow_clock(&call->clock, part->subject);
 		}
 		for (int i = 0; i < call->count; i++)
-			out_of_plan |= is_out_of_plan(&call->works[i], call->clock.now);
+			out_of_plan |= is_out_of_plan(&call->parts[i], call->clock.now);
 		if (!out_of_plan)
 			return;
 
 		/* Calendars may load a time zone: not under a lock. */
 		partition_unlock(call->hashes, call->nlocks);
 		for (int i = 0; i < call->count; i++)
-			call_plan(&call->works[i], call->clock.now);
+			call_plan(&call->parts[i], call->clock.now);
 	}
 }
 

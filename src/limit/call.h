@@ -15,24 +15,24 @@
  * What a call has to do with one subject.  Its windows are found in shared
  * memory, or were built from the log by this backend for itself.
  */
-typedef struct Work
+typedef struct CallSubject
 {
 	const Charge *charge;
 	Subject    *subject;		/* NULL: not in shared memory */
-	bool		distrusted;		/* it has decided by a clock that was wrong, or
-								 * by another one than the call's */
+	bool		distrusted;		/* it has decided by a clock that was wrong,
+								 * or by another one than the call's */
 	MemoryBlock *base;			/* that block numbers of the windows refer to */
 	int			nwindows;		/* of the tier's, the first ones */
 	WindowId	ids[MAX_WINDOWS];	/* of these windows */
-	Span		running[MAX_WINDOWS];	/* of the calendar ones */
+	Span		current[MAX_WINDOWS];	/* of the calendar ones */
 	SubjectWindow *windows[MAX_WINDOWS];	/* NULL: not there */
-} Work;
+} CallSubject;
 
 typedef struct Call
 {
 	int			count;
-	Work		works[MAX_CHARGES];
-	Request    *request;		/* NULL: it has no id */
+	CallSubject parts[MAX_CHARGES];
+	Retry	   *retry;			/* NULL: it has no id */
 	int			nlocks;			/* what is locked: the subjects, the request */
 	uint64		hashes[MAX_LOCKS];
 	Clock		clock;			/* when the call is decided */
@@ -48,11 +48,11 @@ extern void call_begin(Call *call, const Charge *charges, int count,
 /* The same for giving back what was charged, in whatever unit. */
 extern void call_begin_refund(Call *call, const Charge *charge, Clock clock);
 
-/* Have the call lock its request, too. */
-extern void call_add_request(Call *call, Request *request);
+/* Have the call lock its retry, too. */
+extern void call_add_retry(Call *call, Retry *retry);
 
 /* Find out which windows the charge is about at this time; no lock. */
-extern void call_plan(Work *work, TimestampTz now);
+extern void call_plan(CallSubject *part, TimestampTz now);
 
 /* Read the clock again, after a wait; no lock. */
 extern void call_read_clock(Call *call);
@@ -68,13 +68,13 @@ extern void call_unlock(Call *call);
  * Find one subject and its windows, to be looked at by this clock; the lock is
  * held.
  */
-extern void call_find_windows(Work *work, Clock clock);
+extern void call_find_windows(CallSubject *part, Clock clock);
 
 /*
- * Whether all windows of the work are there, can be believed, and nobody is
- * filling any.  If not, they have to be filled from the log; see rebuild.h.
+ * Whether all windows of the subject are there, can be believed, and nobody is
+ * claimed any.  If not, they have to be filled from the log; see rebuild.h.
  */
-extern bool call_is_complete(const Work *work);
+extern bool call_is_complete(const CallSubject *part);
 
 /* What a limit counts of a call. */
 static inline int64
@@ -84,9 +84,9 @@ amount_of(int unit, int64 cost)
 }
 
 static inline Moment
-moment_of(const Work *work, int i, TimestampTz now)
+moment_of(const CallSubject *part, int i, TimestampTz now)
 {
-	Moment		moment = {now, work->running[i]};
+	Moment		moment = {now, part->current[i]};
 
 	return moment;
 }

@@ -46,7 +46,7 @@ decide_log_row(const Question *question, const Policy *policy)
 	LogRow		row = {
 		.at = policy->clock.now,
 		.credits = cost_of(question),
-		.catalog = installation()->scope.catalog,
+		.extension_id = installation()->id.extension_id,
 		.error_code = policy->refusal
 	};
 
@@ -145,7 +145,7 @@ decision_again(const Question *question, const Admission *admission)
  */
 static Decision
 decision_by_log(const Question *question, const Charge *charges, int count,
-				const LoggedRequest *logged)
+				const LoggedRetry *logged)
 {
 	Charge		then[MAX_CHARGES];
 	const Tier *tier = NULL;
@@ -173,8 +173,8 @@ decide_by_charges(const Question *question, const Policy *policy,
 {
 	LogRow		row = decide_log_row(question, policy);
 	int64		cost = row.credits;
-	Request		request;
-	LoggedRequest logged;
+	Retry		retry;
+	LoggedRetry logged;
 	Verdict		verdict;
 
 	if (question->request_id == NULL)
@@ -184,24 +184,24 @@ decide_by_charges(const Question *question, const Policy *policy,
 		return decision_of(question, policy, &verdict, cost);
 	}
 
-	request_init(&request, &policy->charge.subject, &row,
-				 question->has_cost);
+	retry_init(&retry, &policy->charge.subject, &row,
+			   question->has_cost);
 	for (;;)
 	{
 		verdict = limiter_charge(charges, count, policy->clock, cost, &row,
-								 &request);
-		if (request.state != REQUEST_UNCERTAIN)
+								 &retry);
+		if (retry.state != RETRY_UNCERTAIN)
 			break;
-		if (request_read(&request, policy->clock.now, &logged))
+		if (retry_read(&retry, policy->clock.now, &logged))
 		{
-			request_require_same(&request);
+			retry_require_same(&retry);
 			return decision_by_log(question, charges, count, &logged);
 		}
 	}
-	if (request.state == REQUEST_NEW)
+	if (retry.state == RETRY_NEW)
 		return decision_of(question, policy, &verdict, cost);
-	request_require_same(&request);
-	return decision_again(question, &request.admission);
+	retry_require_same(&retry);
+	return decision_again(question, &retry.admission);
 }
 
 Decision

@@ -28,7 +28,7 @@ typedef struct Decision
 	TimestampTz resets_at;		/* DT_NOEND, or what no timestamp can be: NULL */
 	int64		cost;
 	TimestampTz decided_at;
-	bool		repeated;		/* the first answer to a request, again */
+	bool		repeated;		/* the first answer to a retry, again */
 } Decision;
 
 /* The columns of tierlimit.decision, in their order. */

@@ -16,21 +16,21 @@
 #include "utils/timestamp.h"
 
 int64
-evaluate_used(const Work *work, int i, TimestampTz now)
+evaluate_used(const CallSubject *part, int i, TimestampTz now)
 {
-	return window_used(&work->windows[i]->window, work->base,
-					   moment_of(work, i, now));
+	return window_used(&part->windows[i]->window, part->base,
+					   moment_of(part, i, now));
 }
 
 TimestampTz
-evaluate_resets_at(const Work *work, int i, TimestampTz now, int64 used)
+evaluate_resets_at(const CallSubject *part, int i, TimestampTz now, int64 used)
 {
-	if (work->ids[i].kind == WINDOW_CALENDAR)
-		return work->running[i].end;
+	if (part->ids[i].kind == WINDOW_CALENDAR)
+		return part->current[i].end;
 	if (used == 0)
 		return DT_NOEND;
-	return window_resets_at(&work->windows[i]->window, work->base,
-							moment_of(work, i, now));
+	return window_resets_at(&part->windows[i]->window, part->base,
+							moment_of(part, i, now));
 }
 
 bool
@@ -40,31 +40,31 @@ evaluate_is_exact(const TierLimit *limit)
 }
 
 bool
-evaluate_is_blurred(const Work *work, int i)
+evaluate_is_blurred(const CallSubject *part, int i)
 {
-	const TierLimit *limit = &work->charge->tier->limits[i];
+	const TierLimit *limit = &part->charge->tier->limits[i];
 
 	return evaluate_is_exact(limit) &&
-		window_is_blurred(&work->windows[i]->window, limit->max);
+		window_is_blurred(&part->windows[i]->window, limit->max);
 }
 
 /* When one of the windows will have room for amount, if that fits its max. */
 static TimestampTz
-free_at(const Work *work, int i, TimestampTz now, int64 amount)
+free_at(const CallSubject *part, int i, TimestampTz now, int64 amount)
 {
-	int64		room = work->charge->tier->limits[i].max - amount;
+	int64		room = part->charge->tier->limits[i].max - amount;
 
-	return window_free_at(&work->windows[i]->window, work->base,
-						  moment_of(work, i, now), room);
+	return window_free_at(&part->windows[i]->window, part->base,
+						  moment_of(part, i, now), room);
 }
 
 /* What a limit says of a call: a verdict on its own. */
 static Verdict
-evaluate_limit(const Work *work, int i, TimestampTz now, int64 cost)
+evaluate_limit(const CallSubject *part, int i, TimestampTz now, int64 cost)
 {
-	const TierLimit *limit = &work->charge->tier->limits[i];
+	const TierLimit *limit = &part->charge->tier->limits[i];
 	int64		amount = amount_of(limit->unit, cost);
-	int64		left = limit->max - evaluate_used(work, i, now);
+	int64		left = limit->max - evaluate_used(part, i, now);
 	Verdict		verdict = {.decided_at = now, .limit = limit};
 
 	verdict.allowed = limit->max > 0 && (amount == 0 || amount <= left);
@@ -79,7 +79,7 @@ evaluate_limit(const Work *work, int i, TimestampTz now, int64 cost)
 	else if (limit->max == 0 || amount > limit->max)
 		verdict.free_at = WINDOW_NEVER;
 	else
-		verdict.free_at = free_at(work, i, now, amount);
+		verdict.free_at = free_at(part, i, now, amount);
 	return verdict;
 }
 
@@ -121,11 +121,11 @@ governs(const Verdict *a, const Verdict *b, int64 cost)
 
 /* When the governing limit resets, with the call counted if it is allowed. */
 static TimestampTz
-governing_resets_at(const Work *work, int i, const Verdict *verdict,
+governing_resets_at(const CallSubject *part, int i, const Verdict *verdict,
 					int64 cost)
 {
 	TimestampTz now = verdict->decided_at;
-	TimestampTz at = evaluate_resets_at(work, i, now, evaluate_used(work, i, now));
+	TimestampTz at = evaluate_resets_at(part, i, now, evaluate_used(part, i, now));
 
 	if (at == DT_NOEND && verdict->allowed &&
 		amount_of(verdict->limit->unit, cost) > 0)
@@ -137,19 +137,19 @@ Verdict
 evaluate(const Call *call)
 {
 	Verdict		verdict = {.allowed = true, .resets_at = DT_NOEND};
-	const Work *governing = NULL;
+	const CallSubject *governing = NULL;
 	int			which = 0;
 	int32		shadow_code = 0;
 	TimestampTz all_free_at = DT_NOBEGIN;
 
 	for (int i = 0; i < call->count; i++)
 	{
-		const Work *work = &call->works[i];
+		const CallSubject *part = &call->parts[i];
 		bool		decided = !verdict.allowed;
 
-		for (int j = 0; j < work->charge->tier->nlimits; j++)
+		for (int j = 0; j < part->charge->tier->nlimits; j++)
 		{
-			Verdict		one = evaluate_limit(work, j, call->clock.now,
+			Verdict		one = evaluate_limit(part, j, call->clock.now,
 											 call->cost);
 
 			/* They come shortest first: the longest one's code is kept. */
@@ -161,7 +161,7 @@ evaluate(const Call *call)
 							 governs(&one, &verdict, call->cost)))
 			{
 				verdict = one;
-				governing = work;
+				governing = part;
 				which = j;
 			}
 		}

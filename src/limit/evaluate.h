@@ -14,13 +14,13 @@
 #include "limit/call.h"
 
 /* What is counted in one of the tier's windows at this time. */
-extern int64 evaluate_used(const Work *work, int i, TimestampTz now);
+extern int64 evaluate_used(const CallSubject *part, int i, TimestampTz now);
 
 /*
  * When a window that counts this much resets: sliding, when the oldest call
  * leaves, DT_NOEND if there is none; calendar, when the period ends.
  */
-extern TimestampTz evaluate_resets_at(const Work *work, int i,
+extern TimestampTz evaluate_resets_at(const CallSubject *part, int i,
 									  TimestampTz now, int64 used);
 
 /*
@@ -33,7 +33,7 @@ extern bool evaluate_is_exact(const TierLimit *limit);
  * Whether one of the tier's windows has too rough an idea for its limit, and is
  * to be filled from the log.
  */
-extern bool evaluate_is_blurred(const Work *work, int i);
+extern bool evaluate_is_blurred(const CallSubject *part, int i);
 
 /* The verdict of all limits together, at the call's time. */
 extern Verdict evaluate(const Call *call);

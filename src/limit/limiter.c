@@ -48,7 +48,7 @@ typedef enum Outcome
 	NEEDS_WINDOWS,				/* to be filled from the log */
 	NEEDS_BLOCKS,
 	NEEDS_LOG,					/* room in the log's queue */
-	NEEDS_REQUEST				/* to be read from the log again */
+	NEEDS_LOGGED_ANSWER			/* to be read from the log again */
 } Outcome;
 
 /* Behind the newest row of ours that has to be on disk before we answer. */
@@ -56,13 +56,13 @@ static uint64 durable_position = 0;
 
 /* Step 1: let windows and clocks catch up with the call's time. */
 static void
-advance_subject(Subject *subject, Clock clock, Purse *purse)
+advance_subject(Subject *subject, Clock clock, BlockList *spare)
 {
 	SubjectWindow *window;
 
 	for (window = subject_window_at(subject->windows); window != NULL;
 		 window = subject_window_at(window->next))
-		window_advance(&window->window, purse, clock.now);
+		window_advance(&window->window, spare, clock.now);
 	if (clock.now > subject->clock)
 	{
 		subject->clock = clock.now;
@@ -72,63 +72,63 @@ advance_subject(Subject *subject, Clock clock, Purse *purse)
 
 /* Step 3: how many blocks counting the call may take. */
 static uint32
-blocks_for(const Work *work)
+blocks_for(const CallSubject *part)
 {
 	const SubjectWindow *window;
 	uint32		blocks = 0;
 
-	if (work->subject == NULL)
+	if (part->subject == NULL)
 		return 0;
-	for (window = subject_window_at(work->subject->windows); window != NULL;
+	for (window = subject_window_at(part->subject->windows); window != NULL;
 		 window = subject_window_at(window->next))
 		blocks += window_add_needs_block(&window->window);
 	return blocks;
 }
 
-/* Put the blocks for a call into the purse; false if there are not enough. */
+/* Put the blocks for a call into the spare; false if there are not enough. */
 static bool
-gather_blocks(Call *call, Purse *purse)
+gather_blocks(Call *call, BlockList *spare)
 {
 	uint32		needed = 0;
 
 	for (int i = 0; i < call->count; i++)
-		needed += blocks_for(&call->works[i]);
-	if (call->request != NULL)
-		needed += request_blocks(call->request);
-	return purse->count >= needed ||
-		pool_fill(&store->pool, purse, needed, partition_of(call->hashes[0]));
+		needed += blocks_for(&call->parts[i]);
+	if (call->retry != NULL)
+		needed += retry_blocks(call->retry);
+	return spare->count >= needed ||
+		pool_fill(&store->pool, spare, needed, partition_of(call->hashes[0]));
 }
 
 static bool
-is_planned(const Work *work, const SubjectWindow *window)
+is_planned(const CallSubject *part, const SubjectWindow *window)
 {
-	for (int i = 0; i < work->nwindows; i++)
-		if (work->windows[i] == window)
+	for (int i = 0; i < part->nwindows; i++)
+		if (part->windows[i] == window)
 			return true;
 	return false;
 }
 
 /* Count the call in windows that are not the tier's, or drop them if empty. */
 static void
-count_elsewhere(Work *work, TimestampTz now, int64 cost, Purse *purse)
+count_elsewhere(CallSubject *part, TimestampTz now, int64 cost, BlockList *spare)
 {
-	SubjectWindow *window = subject_window_at(work->subject->windows);
+	SubjectWindow *window = subject_window_at(part->subject->windows);
 
 	while (window != NULL)
 	{
 		SubjectWindow *next = subject_window_at(window->next);
 
-		if (is_planned(work, window))
+		if (is_planned(part, window))
 			 /* counted already */ ;
 		else if (window_empty_at(&window->window) <= now)
-			subject_drop_window(work->subject, window, purse);
+			subject_drop_window(part->subject, window, spare);
 		else
 		{
 			Moment		moment = {.now = now};
 
 			if (window->window.kind == WINDOW_CALENDAR)
-				moment.running = window->window.calendar.span;
-			window_add(&window->window, purse, moment,
+				moment.current = window->window.calendar.span;
+			window_add(&window->window, spare, moment,
 					   amount_of(window->unit, cost));
 		}
 		window = next;
@@ -137,19 +137,19 @@ count_elsewhere(Work *work, TimestampTz now, int64 cost, Purse *purse)
 
 /* Step 4. */
 static void
-count_call(Work *work, TimestampTz now, int64 cost, Purse *purse)
+count_call(CallSubject *part, TimestampTz now, int64 cost, BlockList *spare)
 {
-	const Tier *tier = work->charge->tier;
+	const Tier *tier = part->charge->tier;
 
-	for (int i = 0; i < work->nwindows; i++)
+	for (int i = 0; i < part->nwindows; i++)
 	{
-		window_require_exact(&work->windows[i]->window,
+		window_require_exact(&part->windows[i]->window,
 							 tier->limits[i].exact_slots);
-		window_add(&work->windows[i]->window, purse, moment_of(work, i, now),
+		window_add(&part->windows[i]->window, spare, moment_of(part, i, now),
 				   amount_of(tier->limits[i].unit, cost));
 	}
-	if (work->subject != NULL)
-		count_elsewhere(work, now, cost, purse);
+	if (part->subject != NULL)
+		count_elsewhere(part, now, cost, spare);
 }
 
 /*
@@ -157,19 +157,19 @@ count_call(Work *work, TimestampTz now, int64 cost, Purse *purse)
  * any.
  */
 static bool
-drop_blurred(Call *call, Purse *purse)
+drop_blurred(Call *call, BlockList *spare)
 {
 	bool		any = false;
 
 	for (int i = 0; i < call->count && !call->sharpened; i++)
 	{
-		Work	   *work = &call->works[i];
+		CallSubject *part = &call->parts[i];
 
-		for (int j = 0; j < work->charge->tier->nlimits; j++)
+		for (int j = 0; j < part->charge->tier->nlimits; j++)
 		{
-			if (!evaluate_is_blurred(work, j))
+			if (!evaluate_is_blurred(part, j))
 				continue;
-			subject_drop_window(work->subject, work->windows[j], purse);
+			subject_drop_window(part->subject, part->windows[j], spare);
 			any = true;
 		}
 	}
@@ -199,10 +199,10 @@ note_row(Call *call, const RingPlace *place, const LogRow *row)
 {
 	store_stats(call->hashes[0])->logged++;
 	for (int i = 0; row->error_code == 0 && i < call->count; i++)
-		if (call->works[i].subject != NULL)
-			call->works[i].subject->log_position = place->end;
+		if (call->parts[i].subject != NULL)
+			call->parts[i].subject->log_position = place->end;
 		else
-			store_stats(call->hashes[i])->stray_position = place->end;
+			store_stats(call->hashes[i])->absent_log_position = place->end;
 	if (row->has_address && call->count == 1)
 		store_note_address(place->end);
 	if (row->waited_for)
@@ -211,11 +211,11 @@ note_row(Call *call, const RingPlace *place, const LogRow *row)
 
 /* Who repeats a request waits for its row as the one before did. */
 static void
-await_record_of(const Request *request)
+await_record_of(const Retry *retry)
 {
 	if (tierlimit_durability == DURABILITY_SYNC)
 		durable_position = Max(durable_position,
-							   subject_find(&request->subject)->log_position);
+							   subject_find(&retry->subject)->log_position);
 }
 
 /* Whether a call of before may be among those that were given back unnamed. */
@@ -223,7 +223,7 @@ static bool
 has_given_back(const Call *call)
 {
 	for (int i = 0; i < call->count; i++)
-		if (call->works[i].subject != NULL && call->works[i].subject->gave_back)
+		if (call->parts[i].subject != NULL && call->parts[i].subject->gave_back)
 			return true;
 	return false;
 }
@@ -233,50 +233,50 @@ static Outcome
 try_charge(Call *call, LogQueue *queue, LogRow *row, RingPlace *place,
 		   Verdict *verdict)
 {
-	Purse		purse = {.base = store->blocks};
+	BlockList	spare = {.base = store->blocks};
 	PartitionStats *stats = store_stats(call->hashes[0]);
 	Outcome		outcome = DONE;
 
-	if (call->request != NULL)
-		switch (request_look_up(call->request, call->clock.now,
-								has_given_back(call)))
+	if (call->retry != NULL)
+		switch (retry_look_up(call->retry, call->clock.now,
+							  has_given_back(call)))
 		{
-			case REQUEST_NEW:
+			case RETRY_NEW:
 				break;
-			case REQUEST_REPEATED:
-				await_record_of(call->request);
+			case RETRY_REPEATED:
+				await_record_of(call->retry);
 				return DONE;
-			case REQUEST_UNCERTAIN:
-				return NEEDS_REQUEST;
+			case RETRY_UNCERTAIN:
+				return NEEDS_LOGGED_ANSWER;
 		}
 	for (int i = 0; i < call->count; i++)
-		if (!call_is_complete(&call->works[i]))
+		if (!call_is_complete(&call->parts[i]))
 			return NEEDS_WINDOWS;
 	for (int i = 0; i < call->count; i++)
-		if (call->works[i].subject != NULL)
-			advance_subject(call->works[i].subject, call->clock, &purse);
+		if (call->parts[i].subject != NULL)
+			advance_subject(call->parts[i].subject, call->clock, &spare);
 
 	*verdict = evaluate(call);
 	fill_row(row, call, verdict);
-	if (!verdict->allowed && drop_blurred(call, &purse))
+	if (!verdict->allowed && drop_blurred(call, &spare))
 		outcome = NEEDS_WINDOWS;
-	else if (verdict->allowed && !gather_blocks(call, &purse))
+	else if (verdict->allowed && !gather_blocks(call, &spare))
 		outcome = NEEDS_BLOCKS;
 	else if (!log_reserve(queue, row, place))
 		outcome = NEEDS_LOG;
 	else
 	{
 		for (int i = 0; verdict->allowed && i < call->count; i++)
-			count_call(&call->works[i], call->clock.now, call->cost, &purse);
-		if (verdict->allowed && call->request != NULL)
-			request_remember(call->request, verdict, place->end, &purse);
+			count_call(&call->parts[i], call->clock.now, call->cost, &spare);
+		if (verdict->allowed && call->retry != NULL)
+			retry_remember(call->retry, verdict, place->end, &spare);
 		note_row(call, place, row);
 		if (verdict->allowed)
 			stats->admitted++;
 		else
 			stats->denied++;
 	}
-	pool_return(&store->pool, &purse, partition_of(call->hashes[0]));
+	pool_return(&store->pool, &spare, partition_of(call->hashes[0]));
 	return outcome;
 }
 
@@ -293,7 +293,7 @@ provide(Outcome lacking, Call *call, LogQueue *queue, const LogRow *row)
 			break;
 		case NEEDS_WINDOWS:
 			for (int i = 0; i < call->count; i++)
-				rebuild_subject(&call->works[i], call->clock);
+				rebuild_subject(&call->parts[i], call->clock);
 			break;
 		case NEEDS_BLOCKS:
 			sweep_make_room(call->clock);
@@ -301,7 +301,7 @@ provide(Outcome lacking, Call *call, LogQueue *queue, const LogRow *row)
 		case NEEDS_LOG:
 			log_wait_for_room(queue, row);
 			break;
-		case NEEDS_REQUEST:
+		case NEEDS_LOGGED_ANSWER:
 			break;
 	}
 	call_read_clock(call);
@@ -309,7 +309,7 @@ provide(Outcome lacking, Call *call, LogQueue *queue, const LogRow *row)
 
 Verdict
 limiter_charge(const Charge *charges, int count, Clock clock, int64 cost,
-			   LogRow *row, Request *request)
+			   LogRow *row, Retry *retry)
 {
 	Call		call;
 	Verdict		verdict = {0};
@@ -318,8 +318,8 @@ limiter_charge(const Charge *charges, int count, Clock clock, int64 cost,
 	Outcome		outcome;
 
 	call_begin(&call, charges, count, clock, cost);
-	if (request != NULL)
-		call_add_request(&call, request);
+	if (retry != NULL)
+		call_add_retry(&call, retry);
 	do
 	{
 		queue = log_open();
@@ -328,16 +328,16 @@ limiter_charge(const Charge *charges, int count, Clock clock, int64 cost,
 		call_unlock(&call);
 		log_append(&place, row);
 		provide(outcome, &call, queue, row);
-	} while (outcome != DONE && outcome != NEEDS_REQUEST);
+	} while (outcome != DONE && outcome != NEEDS_LOGGED_ANSWER);
 	log_nudge(queue);
 	return verdict;
 }
 
 static bool
-any_blurred(const Work *work)
+any_blurred(const CallSubject *part)
 {
-	for (int i = 0; i < work->charge->tier->nlimits; i++)
-		if (evaluate_is_blurred(work, i))
+	for (int i = 0; i < part->charge->tier->nlimits; i++)
+		if (evaluate_is_blurred(part, i))
 			return true;
 	return false;
 }
@@ -352,9 +352,9 @@ lock_to_look(Call *call)
 	call_lock(call, LW_SHARED);
 	for (int i = 0; i < call->count; i++)
 	{
-		Work	   *work = &call->works[i];
+		CallSubject *part = &call->parts[i];
 
-		if (call_is_complete(work) && !any_blurred(work))
+		if (call_is_complete(part) && !any_blurred(part))
 			continue;
 		call_unlock(call);
 		rebuild_for_backend(call, DT_NOEND);
@@ -391,14 +391,14 @@ void
 limiter_usage(const Charge *charge, Clock clock, LimitUse *uses)
 {
 	Call		call;
-	Work	   *work = &call.works[0];
+	CallSubject *part = &call.parts[0];
 
 	call_begin(&call, charge, 1, clock, 0);
 	lock_to_look(&call);
 	for (int i = 0; i < charge->tier->nlimits; i++)
 	{
-		uses[i].used = evaluate_used(work, i, call.clock.now);
-		uses[i].resets_at = evaluate_resets_at(work, i, call.clock.now,
+		uses[i].used = evaluate_used(part, i, call.clock.now);
+		uses[i].resets_at = evaluate_resets_at(part, i, call.clock.now,
 											   uses[i].used);
 	}
 	call_unlock(&call);

@@ -20,13 +20,13 @@
  * subjects if it is allowed, and append the decision to the request log: row
  * says who calls, the rest of it is filled in.  A request (NULL: it has no id)
  * that was admitted before is not charged again, nor is one of which that is
- * uncertain: request->state says so, and there is no verdict.  Raises an ERROR, with nothing counted, if there is no memory for it or if it can't
+ * uncertain: retry->state says so, and there is no verdict.  Raises an ERROR, with nothing counted, if there is no memory for it or if it can't
  * be logged.
  */
 extern Verdict limiter_charge(const Charge *charges, int count, Clock clock,
-							  int64 cost, LogRow *row, Request *request);
+							  int64 cost, LogRow *row, Retry *retry);
 
-/* The verdict on an admitted call of the past, by the log before it. */
+/* The verdict on an admitted call of the log, by the log before it. */
 extern Verdict limiter_recall(const Charge *charges, int count,
 							  TimestampTz at, int64 cost);
 

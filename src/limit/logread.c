@@ -111,18 +111,18 @@
 }
 
 /* In which hour a key was last called, of those that are summed up. */
-static Statement last_hour = {
+static SpiStatement last_hour = {
 	"SELECT hour FROM tierlimit.usage_hourly"
 	" WHERE key OPERATOR(pg_catalog.=) $1 ORDER BY hour DESC LIMIT 1",
 	1, {TEXTOID}, NULL
 };
 
-static Statement read_state = {
+static SpiStatement read_state = {
 	"SELECT summed_until FROM tierlimit.log_state", 0, {0}, NULL
 };
 
 /* When a request that is given back was admitted. */
-static Statement call_time = {
+static SpiStatement call_time = {
 	"SELECT pg_catalog.max(at) FROM tierlimit.request_log"
 	" WHERE key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1"
 	" AND request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $2"
@@ -141,15 +141,15 @@ static Statement call_time = {
 #define DAYS_AT_ONCE 16
 
 /* By SubjectKind.  (Only of keys and accounts there are sums of minutes.) */
-static Statement any_row[] = {
+static SpiStatement any_row[] = {
 	ANY_ROW(OF_KEY), ANY_ROW(OF_ACCOUNT), ANY_ROW(OF_ADDRESS),
 	ANY_ROW(OF_ANONYMOUS), ANY_ROW(OF_NOBODY)
 };
-static Statement sums[] = {
+static SpiStatement sums[] = {
 	SUMS(OF_KEY, "NOT"), SUMS(OF_ACCOUNT, ""), SUMS(OF_ADDRESS, "false AND"),
 	SUMS(OF_ANONYMOUS, "false AND"), SUMS(OF_NOBODY, "false AND")
 };
-static Statement newest_tier[] = {
+static SpiStatement newest_tier[] = {
 	NEWEST_TIER(OF_KEY), NEWEST_TIER(OF_ACCOUNT), NEWEST_TIER(OF_ADDRESS),
 	NEWEST_TIER(OF_ANONYMOUS), NEWEST_TIER(OF_NOBODY)
 };
@@ -162,31 +162,31 @@ name_of(const SubjectName *subject)
 }
 
 uint64
-past_hash(const char *bytes, int length)
+logread_hash(const char *bytes, int length)
 {
 	return hash_bytes_extended((const unsigned char *) bytes, length, 0);
 }
 
-#define NO_KEY past_hash("", 0)
+#define NO_KEY logread_hash("", 0)
 
 /* The hash of a text column of a row; 0 for NULL. */
 static uint64
 column_hash(int row, int column)
 {
-	char	   *value = query_string(row, column);
+	char	   *value = spi_string(row, column);
 
-	return value == NULL ? 0 : past_hash(value, strlen(value));
+	return value == NULL ? 0 : logread_hash(value, strlen(value));
 }
 
 /* A row that the query returned. */
 static void
-read_sum(PastSum *sum, int row)
+read_sum(LogSum *sum, int row)
 {
-	sum->at = DatumGetTimestampTz(query_value(row, 1, (Datum) 0));
-	sum->requests = DatumGetInt64(query_value(row, 2, (Datum) 0));
-	sum->credits = DatumGetInt64(query_value(row, 3, (Datum) 0));
+	sum->at = DatumGetTimestampTz(spi_value(row, 1, (Datum) 0));
+	sum->requests = DatumGetInt64(spi_value(row, 2, (Datum) 0));
+	sum->credits = DatumGetInt64(spi_value(row, 3, (Datum) 0));
 	sum->key = column_hash(row, 4);
-	sum->call_at = DatumGetTimestampTz(query_value(row, 5, TimestampTzGetDatum(0)));
+	sum->call_at = DatumGetTimestampTz(spi_value(row, 5, TimestampTzGetDatum(0)));
 	sum->request_id = column_hash(row, 6);
 	sum->gave_back = sum->requests < 0 || sum->credits < 0 ||
 		sum->call_at == DT_NOEND;
@@ -194,27 +194,27 @@ read_sum(PastSum *sum, int row)
 	if (sum->call_at == DT_NOBEGIN)
 	{
 		sum->names = SPI_palloc(2 * sizeof(text *));
-		sum->names[0] = query_text(row, 4);
-		sum->names[1] = query_text(row, 6);
+		sum->names[0] = spi_text(row, 4);
+		sum->names[1] = spi_text(row, 6);
 	}
 }
 
 /* Put the rows that the query returned in front of what is later. */
 static void
-prepend_sums(Past *past)
+prepend_sums(LogSums *log)
 {
 	int			rows = (int) SPI_processed;
-	PastSum    *sums = SPI_palloc((rows + past->count) * sizeof(PastSum));
+	LogSum	   *sums = SPI_palloc((rows + log->count) * sizeof(LogSum));
 
 	for (int i = 0; i < rows; i++)
 		read_sum(&sums[i], i);
-	if (past->count > 0)
+	if (log->count > 0)
 	{
-		memcpy(sums + rows, past->sums, past->count * sizeof(PastSum));
-		pfree(past->sums);
+		memcpy(sums + rows, log->sums, log->count * sizeof(LogSum));
+		pfree(log->sums);
 	}
-	past->sums = sums;
-	past->count += rows;
+	log->sums = sums;
+	log->count += rows;
 }
 
 /*
@@ -223,15 +223,15 @@ prepend_sums(Past *past)
  * asked for.
  */
 static void
-read_days(Reading *reading, const SubjectName *subject, const PastSpan *span,
-		  LogDays days, Datum *args, Past *past)
+read_days(SpiReading *reading, const SubjectName *subject, const LogSpan *span,
+		  LogDays days, Datum *args, LogSums *log)
 {
-	query_run_log(reading, &any_row[subject->kind], days, args);
+	spi_run_log(reading, &any_row[subject->kind], days, args);
 	if (SPI_processed == 0)
 		return;
-	args[3] = Int32GetDatum(Max(span->single - past->count, 0));
-	query_run_log(reading, &sums[subject->kind], days, args);
-	prepend_sums(past);
+	args[3] = Int32GetDatum(Max(span->single - log->count, 0));
+	spi_run_log(reading, &sums[subject->kind], days, args);
+	prepend_sums(log);
 }
 
 /*
@@ -241,14 +241,14 @@ read_days(Reading *reading, const SubjectName *subject, const PastSpan *span,
 static int32
 newest_days(int32 first)
 {
-	int32		today = query_day(GetCurrentTimestamp());
+	int32		today = spi_day(GetCurrentTimestamp());
 
 	return today - first <= DAYS_AT_ONCE ? first : today - today % DAYS_AT_ONCE;
 }
 
 /* Take what is to be given back from a sum, as far as it goes. */
 static void
-take_from(PastSum *sum, int64 *requests, int64 *credits)
+take_from(LogSum *sum, int64 *requests, int64 *credits)
 {
 	int64		taken = Min(sum->requests, *requests);
 
@@ -271,9 +271,9 @@ take_from(PastSum *sum, int64 *requests, int64 *credits)
  * key is given back to an address, whoever called from there.
  */
 static void
-give_back(Past *past, int i)
+give_back(LogSums *log, int i)
 {
-	PastSum    *row = &past->sums[i];
+	LogSum	   *row = &log->sums[i];
 	int64		requests = -Max(row->requests, -PG_INT64_MAX);
 	int64		credits = -Max(row->credits, -PG_INT64_MAX);
 
@@ -283,12 +283,12 @@ give_back(Past *past, int i)
 	if (row->call_at == DT_NOEND)
 	{
 		for (int j = 0; j < i; j++)
-			past->sums[j].requests = past->sums[j].credits = 0;
+			log->sums[j].requests = log->sums[j].credits = 0;
 		return;
 	}
 	for (int j = i - 1; j >= 0 && (requests > 0 || credits > 0); j--)
 	{
-		PastSum    *sum = &past->sums[j];
+		LogSum	   *sum = &log->sums[j];
 
 		if (row->call_at == 0)
 		{
@@ -299,7 +299,7 @@ give_back(Past *past, int i)
 		else if (sum->at == row->call_at
 				 ? sum->request_id == row->request_id || sum->key == 0
 				 : sum->at > row->call_at &&
-				 (j == 0 || past->sums[j - 1].at < row->call_at))
+				 (j == 0 || log->sums[j - 1].at < row->call_at))
 			take_from(sum, &requests, &credits);
 	}
 }
@@ -310,92 +310,92 @@ give_back(Past *past, int i)
  * minute, in the log.  It stays unknown if it was before the span.
  */
 static void
-find_call(Reading *reading, Past *past, int i, TimestampTz since)
+find_call(SpiReading *reading, LogSums *log, int i, TimestampTz since)
 {
-	PastSum    *row = &past->sums[i];
-	LogDays		days = {query_day(since), query_day(row->at) + 1};
+	LogSum	   *row = &log->sums[i];
+	LogDays		days = {spi_day(since), spi_day(row->at) + 1};
 	Datum		args[] = {
 		PointerGetDatum(row->names[0]), PointerGetDatum(row->names[1]),
 		TimestampTzGetDatum(row->at)
 	};
 
 	for (int j = i - 1; j >= 0; j--)
-		if (past->sums[j].request_id == row->request_id &&
-			past->sums[j].key == row->key && !past->sums[j].gave_back)
+		if (log->sums[j].request_id == row->request_id &&
+			log->sums[j].key == row->key && !log->sums[j].gave_back)
 		{
-			row->call_at = past->sums[j].at;
+			row->call_at = log->sums[j].at;
 			return;
 		}
-	query_run_log(reading, &call_time, days, args);
-	row->call_at = DatumGetTimestampTz(query_value(0, 1, TimestampTzGetDatum(DT_NOBEGIN)));
+	spi_run_log(reading, &call_time, days, args);
+	row->call_at = DatumGetTimestampTz(spi_value(0, 1, TimestampTzGetDatum(DT_NOBEGIN)));
 	if (row->call_at <= since)
 		row->call_at = DT_NOBEGIN;
 }
 
-Past
-past_read(const SubjectName *subject, const PastSpan *span)
+LogSums
+logread_sums(const SubjectName *subject, const LogSpan *span)
 {
-	Past		past = {0};
-	Reading		reading;
+	LogSums		log = {0};
+	SpiReading	reading;
 	Datum		args[5];
-	int32		first = query_day(span->since);
+	int32		first = spi_day(span->since);
 	LogDays		days = {newest_days(first), ALL_DAYS_AFTER};
 
-	query_begin(&reading);
+	spi_begin(&reading);
 	args[0] = name_of(subject);
 	args[1] = TimestampTzGetDatum(span->since);
 	args[2] = TimestampTzGetDatum(span->single_since);
-	args[4] = PointerGetDatum(construct_array(unconstify(PastSpan *, span)->borders,
+	args[4] = PointerGetDatum(construct_array(unconstify(LogSpan *, span)->borders,
 											  span->nborders, TIMESTAMPTZOID,
 											  sizeof(TimestampTz),
 											  FLOAT8PASSBYVAL,
 											  TYPALIGN_DOUBLE));
 	for (int i = 1;; i++)
 	{
-		read_days(&reading, subject, span, days, args, &past);
+		read_days(&reading, subject, span, days, args, &log);
 		if (days.first == first)
 			break;
 		days.end = days.first;
 		days.first = i < LONGEST_PAST / DAYS_AT_ONCE
 			? Max(days.first - DAYS_AT_ONCE, first) : first;
 	}
-	for (int i = 0; i < past.count; i++)
+	for (int i = 0; i < log.count; i++)
 	{
-		if (past.sums[i].call_at == DT_NOBEGIN)
-			find_call(&reading, &past, i, span->since);
-		if (past.sums[i].gave_back)
-			give_back(&past, i);
+		if (log.sums[i].call_at == DT_NOBEGIN)
+			find_call(&reading, &log, i, span->since);
+		if (log.sums[i].gave_back)
+			give_back(&log, i);
 	}
-	query_end(&reading);
-	return past;
+	spi_end(&reading);
+	return log;
 }
 
-PastSum
-past_call(const SubjectName *subject, TimestampTz at, LogText request_id,
-		  TimestampTz *newest)
+LogSum
+logread_call(const SubjectName *subject, TimestampTz at, LogText request_id,
+			 TimestampTz *newest)
 {
-	PastSpan	span = {.since = at - 1, .single_since = at - 1};
-	Past		past = past_read(subject, &span);
-	uint64		hash = past_hash(request_id.bytes, request_id.length);
-	PastSum		sum = {.at = at};
+	LogSpan		span = {.since = at - 1, .single_since = at - 1};
+	LogSums		log = logread_sums(subject, &span);
+	uint64		hash = logread_hash(request_id.bytes, request_id.length);
+	LogSum		sum = {.at = at};
 
-	*newest = past.count > 0 ? past.sums[past.count - 1].at + 1 : at;
-	for (int i = 0; i < past.count; i++)
-		if (past.sums[i].at == at && past.sums[i].request_id == hash &&
-			!past.sums[i].gave_back)
-			sum = past.sums[i];
-	if (past.sums != NULL)
-		pfree(past.sums);
+	*newest = log.count > 0 ? log.sums[log.count - 1].at + 1 : at;
+	for (int i = 0; i < log.count; i++)
+		if (log.sums[i].at == at && log.sums[i].request_id == hash &&
+			!log.sums[i].gave_back)
+			sum = log.sums[i];
+	if (log.sums != NULL)
+		pfree(log.sums);
 	return sum;
 }
 
 /* The day from which on a key's newest row is in the log only. */
 static int32
-first_day_unsummed(Reading *reading)
+first_day_unsummed(SpiReading *reading)
 {
-	query_run(reading, &read_state, NULL);
+	spi_run(reading, &read_state, NULL);
 	return SPI_processed == 0 ? ALL_DAYS_BEFORE
-		: query_day(DatumGetTimestampTz(query_value(0, 1, (Datum) 0)));
+		: spi_day(DatumGetTimestampTz(spi_value(0, 1, (Datum) 0)));
 }
 
 /*
@@ -403,15 +403,15 @@ first_day_unsummed(Reading *reading)
  * then in twice as many before these: false if there is none that may count.
  */
 static bool
-find_newest(Reading *reading, const SubjectName *subject, Datum *name)
+find_newest(SpiReading *reading, const SubjectName *subject, Datum *name)
 {
-	int32		today = query_day(clock_read().now);
+	int32		today = spi_day(clock_read().now);
 	LogDays		days = {.end = ALL_DAYS_AFTER};
 
 	for (int back = 1; back < 2 * LONGEST_PAST; back *= 2)
 	{
 		days.first = today - back;
-		query_run_log(reading, &newest_tier[subject->kind], days, name);
+		spi_run_log(reading, &newest_tier[subject->kind], days, name);
 		if (SPI_processed > 0)
 			return true;
 		days.end = days.first;
@@ -425,37 +425,37 @@ find_newest(Reading *reading, const SubjectName *subject, Datum *name)
  * for.
  */
 static bool
-find_newest_of_key(Reading *reading, const SubjectName *subject, Datum *name)
+find_newest_of_key(SpiReading *reading, const SubjectName *subject, Datum *name)
 {
 	LogDays		days = {first_day_unsummed(reading), ALL_DAYS_AFTER};
 
-	query_run_log(reading, &newest_tier[subject->kind], days, name);
+	spi_run_log(reading, &newest_tier[subject->kind], days, name);
 	if (SPI_processed > 0)
 		return true;
-	query_run(reading, &last_hour, name);
+	spi_run(reading, &last_hour, name);
 	if (SPI_processed == 0)
 		return false;
-	days.first = query_day(DatumGetTimestampTz(query_value(0, 1, (Datum) 0)));
+	days.first = spi_day(DatumGetTimestampTz(spi_value(0, 1, (Datum) 0)));
 	days.end = days.first + 1;
-	query_run_log(reading, &newest_tier[subject->kind], days, name);
+	spi_run_log(reading, &newest_tier[subject->kind], days, name);
 	return SPI_processed > 0 || find_newest(reading, subject, name);
 }
 
 text *
-past_tier(const SubjectName *subject)
+logread_tier(const SubjectName *subject)
 {
 	text	   *tier = NULL;
-	Reading		reading;
+	SpiReading	reading;
 	Datum		name;
 	bool		found;
 
-	query_begin(&reading);
+	spi_begin(&reading);
 	name = name_of(subject);
 	found = subject->kind == SUBJECT_KEY
 		? find_newest_of_key(&reading, subject, &name)
 		: find_newest(&reading, subject, &name);
 	if (found)
-		tier = query_text(0, 1);
-	query_end(&reading);
+		tier = spi_text(0, 1);
+	spi_end(&reading);
 	return tier;
 }

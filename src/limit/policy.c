@@ -23,7 +23,7 @@
 #define NOBODY "nobody"
 
 static int32
-refusal_of(const KeyRecord *record, TimestampTz now)
+refusal_of(const ApiKeyRow *record, TimestampTz now)
 {
 	switch (record->status)
 	{
@@ -49,7 +49,7 @@ refusal_of(const KeyRecord *record, TimestampTz now)
 static void
 look_up(const text *tier, Policy *policy)
 {
-	KeyRecord  *record = &policy->record;
+	ApiKeyRow  *record = &policy->record;
 
 	for (int attempt = 0; attempt < MAX_ATTEMPTS; attempt++)
 	{
@@ -59,7 +59,7 @@ look_up(const text *tier, Policy *policy)
 		if (tier != NULL)
 			policy->tier = tiers_require(VARDATA_ANY(tier),
 										 VARSIZE_ANY_EXHDR(tier));
-		registry_look_up(&policy->charge.subject, record);
+		apikey_look_up(&policy->charge.subject, record);
 		if (tier == NULL && record->registered)
 		{
 			policy->tier = tiers_find(record->tier, strlen(record->tier));
@@ -93,7 +93,7 @@ begin_policy(Policy *policy, const text *tier)
 static void
 finish_policy(Policy *policy)
 {
-	const KeyRecord *record = &policy->record;
+	const ApiKeyRow *record = &policy->record;
 	Charge	   *charge = &policy->charge;
 
 	policy->refusal = policy->tier == NULL ? ERROR_KEY_INVALID : 0;
@@ -101,7 +101,7 @@ finish_policy(Policy *policy)
 	{
 		policy->refusal = refusal_of(record, policy->clock.now);
 		if (record->account[0] != '\0')
-			charge->subject = subject_name(charge->subject.scope,
+			charge->subject = subject_name(charge->subject.installation,
 										   SUBJECT_ACCOUNT, record->account,
 										   strlen(record->account));
 	}
@@ -114,7 +114,7 @@ void
 policy_for_key(const text *key, const text *tier, Policy *policy)
 {
 	tiers_refresh();
-	policy->charge.subject = subject_name(installation()->scope, SUBJECT_KEY,
+	policy->charge.subject = subject_name(installation()->id, SUBJECT_KEY,
 										  VARDATA_ANY(key),
 										  VARSIZE_ANY_EXHDR(key));
 	begin_policy(policy, tier);
@@ -128,12 +128,12 @@ policy_for_secret(const text *secret, Policy *policy)
 	uint8		hash[KEY_HASH_LENGTH];
 
 	tiers_refresh();
-	registry_hash_secret(secret, hash);
-	charge->subject = subject_name(installation()->scope, SUBJECT_SECRET,
+	apikey_hash_secret(secret, hash);
+	charge->subject = subject_name(installation()->id, SUBJECT_SECRET,
 								   (const char *) hash, sizeof(hash));
 	begin_policy(policy, NULL);
 	if (policy->record.registered)
-		charge->subject = subject_name(charge->subject.scope, SUBJECT_KEY,
+		charge->subject = subject_name(charge->subject.installation, SUBJECT_KEY,
 									   policy->record.name,
 									   strlen(policy->record.name));
 	finish_policy(policy);
@@ -145,7 +145,7 @@ policy_charge_unregistered(SubjectKind kind, const char *name, int length,
 						   const Tier *tier)
 {
 	Charge		charge = {
-		.subject = subject_name(installation()->scope, kind, name, length),
+		.subject = subject_name(installation()->id, kind, name, length),
 		.tier = tier,
 		.billing_anchor = DT_NOBEGIN,
 		.timezone = "UTC"

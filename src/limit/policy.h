@@ -30,7 +30,7 @@ typedef struct Policy
 	int32		refusal;		/* an error code, or 0 */
 	const Tier *tier;			/* NULL: not known, refused before */
 	Clock		clock;			/* when this applies */
-	KeyRecord	record;
+	ApiKeyRow	record;
 	Charge		charge;			/* if not refused; its subject: if tier set */
 } Policy;
 

@@ -8,7 +8,7 @@
  * windows of its tier back from the log; so does a subject that gets a new
  * window, with a new tier or limit.
  *
- * Whoever needs the windows claims the subject (subject->filling), which stops
+ * Whoever needs the windows claims the subject (subject->claimed), which stops
  * all others who want to count it; waits until its newest rows are written;
  * reads them; plays them into windows in memory of its own; and puts these,
  * complete, into shared memory.  The others wait meanwhile: so it is done
@@ -27,7 +27,7 @@
  * the result has the log writer change their times.
  *
  * Whoever only looks (peek, usage) does the same without a claim, and keeps
- * the result to itself: that works on a standby, too.
+ * the result to itself: that parts on a standby, too.
  *
  *-------------------------------------------------------------------------
  */
@@ -48,73 +48,73 @@
 #define COARSEST_SUM USECS_PER_MINUTE
 
 static void
-workshop_grow(Workshop *shop)
+private_blocks_grow(PrivateBlocks *shop)
 {
 	uint32		size = Max(shop->size * 2, 64);
 	Size		bytes = (Size) size * sizeof(MemoryBlock);
 
-	shop->purse.base = shop->size == 0
+	shop->spare.base = shop->size == 0
 		? MemoryContextAllocHuge(CurrentMemoryContext, bytes)
-		: repalloc_huge(shop->purse.base, bytes);
+		: repalloc_huge(shop->spare.base, bytes);
 	for (uint32 block = Max(shop->size, NO_BLOCK + 1); block < size; block++)
-		purse_put(&shop->purse, block);
+		blocklist_put(&shop->spare, block);
 	shop->size = size;
 }
 
 void
-rebuild_done(Building *building)
+rebuild_done(RebuiltWindows *rebuilt)
 {
-	pfree(building->workshop.purse.base);
+	pfree(rebuilt->blocks.spare.base);
 }
 
 /* From when on a window counts; what was decided then is not counted yet. */
 static TimestampTz
-window_since(const Work *work, int i, TimestampTz now)
+window_since(const CallSubject *part, int i, TimestampTz now)
 {
-	return work->ids[i].kind == WINDOW_CALENDAR
-		? work->running[i].start - 1 : now - work->ids[i].period;
+	return part->ids[i].kind == WINDOW_CALENDAR
+		? part->current[i].start - 1 : now - part->ids[i].period;
 }
 
 /* Play one sum into a window. */
 static void
-play(Window *window, Workshop *shop, Moment moment, int64 amount)
+play(Window *window, PrivateBlocks *shop, Moment moment, int64 amount)
 {
-	if (shop->purse.count == 0)
-		workshop_grow(shop);
-	window_advance(window, &shop->purse, moment.now);
-	window_add(window, &shop->purse, moment, amount);
+	if (shop->spare.count == 0)
+		private_blocks_grow(shop);
+	window_advance(window, &shop->spare, moment.now);
+	window_add(window, &shop->spare, moment, amount);
 }
 
 static int64
-amount_in(const PastSum *sum, Unit unit)
+amount_in(const LogSum *sum, Unit unit)
 {
 	return unit == UNIT_CREDITS ? sum->credits : sum->requests;
 }
 
 /* The sum from which on the newest window_slots units are found. */
 static int
-first_of_newest(const Past *past, Unit unit)
+first_of_newest(const LogSums *log, Unit unit)
 {
 	int64		left = tierlimit_window_slots;
-	int			i = past->count;
+	int			i = log->count;
 
 	/* Numbers from the log can be of any size: they must not wrap around. */
 	while (i > 0 && left > 0)
-		if (pg_sub_s64_overflow(left, amount_in(&past->sums[--i], unit), &left))
+		if (pg_sub_s64_overflow(left, amount_in(&log->sums[--i], unit), &left))
 			break;
 	return i;
 }
 
 int64
-rebuild_sum(const Past *past, Unit unit, TimestampTz since, TimestampTz until)
+rebuild_sum(const LogSums *log, Unit unit, TimestampTz since, TimestampTz until)
 {
 	int64		sum = 0;
 
-	for (int i = 0; i < past->count; i++)
+	for (int i = 0; i < log->count; i++)
 	{
-		int64		amount = amount_in(&past->sums[i], unit);
+		int64		amount = amount_in(&log->sums[i], unit);
 
-		if (past->sums[i].at > since && past->sums[i].at <= until &&
+		if (log->sums[i].at > since && log->sums[i].at <= until &&
 			pg_add_s64_overflow(sum, amount, &sum))
 			sum = PG_INT64_MAX;
 	}
@@ -132,25 +132,25 @@ minutes_will_do(const TierLimit *limit)
 		!evaluate_is_exact(limit);
 }
 
-/* What of the log the windows of a work need. */
-static PastSpan
-span_of(const Work *work, TimestampTz now)
+/* What of the log the windows of a call's subject need. */
+static LogSpan
+span_of(const CallSubject *part, TimestampTz now)
 {
-	PastSpan	span = {
+	LogSpan		span = {
 		.since = now,
 		.single_since = DT_NOEND,
 		.single = tierlimit_window_slots
 	};
 
-	for (int i = 0; i < work->nwindows; i++)
+	for (int i = 0; i < part->nwindows; i++)
 	{
-		TimestampTz since = window_since(work, i, now);
+		TimestampTz since = window_since(part, i, now);
 
 		span.since = Min(span.since, since);
-		if (work->ids[i].kind == WINDOW_CALENDAR)
+		if (part->ids[i].kind == WINDOW_CALENDAR)
 			span.borders[span.nborders++] =
 				TimestampTzGetDatum(since + 1 - (since + 1) % USECS_PER_MINUTE);
-		else if (!minutes_will_do(&work->charge->tier->limits[i]))
+		else if (!minutes_will_do(&part->charge->tier->limits[i]))
 			span.single_since = Min(span.single_since, since);
 	}
 	return span;
@@ -171,21 +171,21 @@ init_window(Window *window, const TierLimit *limit, const WindowId *id)
  * apart, however many older ones there are: those are kept together.
  */
 static void
-build_window(Building *building, const Work *work, int i, const Past *past,
+build_window(RebuiltWindows *rebuilt, const CallSubject *part, int i, const LogSums *log,
 			 TimestampTz now)
 {
-	const TierLimit *limit = &work->charge->tier->limits[i];
-	Window	   *window = &building->windows[i].window;
-	TimestampTz since = window_since(work, i, now);
-	int			newest = first_of_newest(past, limit->unit);
+	const TierLimit *limit = &part->charge->tier->limits[i];
+	Window	   *window = &rebuilt->windows[i].window;
+	TimestampTz since = window_since(part, i, now);
+	int			newest = first_of_newest(log, limit->unit);
 
-	init_window(window, limit, &work->ids[i]);
+	init_window(window, limit, &part->ids[i]);
 	window_set_exact(window, 0);
 	if (limit->kind == WINDOW_SLIDING && minutes_will_do(limit))
 		window->sliding.slot_width -= COARSEST_SUM;
-	for (int j = 0; j < past->count; j++)
+	for (int j = 0; j < log->count; j++)
 	{
-		const PastSum *sum = &past->sums[j];
+		const LogSum *sum = &log->sums[j];
 
 		if (j == newest)
 		{
@@ -193,9 +193,9 @@ build_window(Building *building, const Work *work, int i, const Past *past,
 			window->apart = 0;	/* sums of minutes look like single calls */
 		}
 		if (sum->at > since && amount_in(sum, limit->unit) > 0 &&
-			(limit->kind != WINDOW_CALENDAR || sum->at < work->running[i].end))
-			play(window, &building->workshop,
-				 moment_of(work, i, sum->at), amount_in(sum, limit->unit));
+			(limit->kind != WINDOW_CALENDAR || sum->at < part->current[i].end))
+			play(window, &rebuilt->blocks,
+				 moment_of(part, i, sum->at), amount_in(sum, limit->unit));
 	}
 	window_set_exact(window, limit->exact_slots);
 	if (limit->kind == WINDOW_SLIDING && minutes_will_do(limit))
@@ -204,14 +204,14 @@ build_window(Building *building, const Work *work, int i, const Past *past,
 
 /* They keep their order, and each has a time of its own. */
 TimestampTz
-rebuild_bring_home(Past *past, TimestampTz now, TimestampTz *first_later)
+rebuild_bring_home(LogSums *log, TimestampTz now, TimestampTz *first_later)
 {
 	TimestampTz clock = DT_NOBEGIN;
 
 	*first_later = DT_NOEND;
-	for (int i = 0; i < past->count; i++)
+	for (int i = 0; i < log->count; i++)
 	{
-		PastSum    *sum = &past->sums[i];
+		LogSum	   *sum = &log->sums[i];
 
 		if (sum->at - CLOCK_TOLERANCE > now)
 		{
@@ -223,34 +223,34 @@ rebuild_bring_home(Past *past, TimestampTz now, TimestampTz *first_later)
 			/* what comes after something was given back comes later */
 			clock = sum->at + sum->gave_back;
 	}
-	if (past->count > 0)
-		clock = past->sums[past->count - 1].at + past->sums[past->count - 1].gave_back;
+	if (log->count > 0)
+		clock = log->sums[log->count - 1].at + log->sums[log->count - 1].gave_back;
 	return clock;
 }
 
 void
-rebuild_windows(Building *building, Work *work, TimestampTz now,
+rebuild_windows(RebuiltWindows *rebuilt, CallSubject *part, TimestampTz now,
 				TimestampTz until)
 {
-	PastSpan	span = span_of(work, now);
-	Past		past = past_read(&work->charge->subject, &span);
+	LogSpan		span = span_of(part, now);
+	LogSums		log = logread_sums(&part->charge->subject, &span);
 
-	while (until != DT_NOEND && past.count > 0 &&
-		   past.sums[past.count - 1].at >= until)
-		past.count--;
-	memset(&building->workshop, 0, sizeof(Workshop));
-	building->clock = rebuild_bring_home(&past, now, &building->first_later);
-	if (building->clock > now)
+	while (until != DT_NOEND && log.count > 0 &&
+		   log.sums[log.count - 1].at >= until)
+		log.count--;
+	memset(&rebuilt->blocks, 0, sizeof(PrivateBlocks));
+	rebuilt->clock = rebuild_bring_home(&log, now, &rebuilt->first_later);
+	if (rebuilt->clock > now)
 	{
-		now = building->clock;
-		if (work->charge->tier->has_calendar)
-			call_plan(work, now);
+		now = rebuilt->clock;
+		if (part->charge->tier->has_calendar)
+			call_plan(part, now);
 	}
-	workshop_grow(&building->workshop);
-	for (int i = 0; i < work->nwindows; i++)
-		build_window(building, work, i, &past, now);
-	if (past.sums != NULL)
-		pfree(past.sums);
+	private_blocks_grow(&rebuilt->blocks);
+	for (int i = 0; i < part->nwindows; i++)
+		build_window(rebuilt, part, i, &log, now);
+	if (log.sums != NULL)
+		pfree(log.sums);
 }
 
 typedef enum ClaimResult
@@ -263,67 +263,67 @@ typedef enum ClaimResult
 
 /* Forget what a subject has counted, and when. */
 static void
-forget_windows(Subject *subject, Purse *purse)
+forget_windows(Subject *subject, BlockList *spare)
 {
-	subject_drop_windows(subject, purse);
+	subject_drop_windows(subject, spare);
 	subject->clock = PG_INT64_MIN;
 }
 
 /* Claim the subject, which is created if need be. */
 static ClaimResult
-try_claim(Work *work, Clock clock)
+try_claim(CallSubject *part, Clock clock)
 {
-	const SubjectName *name = &work->charge->subject;
-	Purse		purse = {.base = store->blocks};
+	const SubjectName *name = &part->charge->subject;
+	BlockList	spare = {.base = store->blocks};
 	ClaimResult result = CLAIMED;
 
 	partition_lock(&name->hash, 1, LW_EXCLUSIVE);
-	call_find_windows(work, clock);
-	if (work->distrusted && !work->subject->filling)
+	call_find_windows(part, clock);
+	if (part->distrusted && !part->subject->claimed)
 	{
-		forget_windows(work->subject, &purse);
-		call_find_windows(work, clock);
+		forget_windows(part->subject, &spare);
+		call_find_windows(part, clock);
 	}
-	if (work->subject != NULL && work->subject->filling)
+	if (part->subject != NULL && part->subject->claimed)
 		result = CLAIMED_BY_ANOTHER;
-	else if (call_is_complete(work))
+	else if (call_is_complete(part))
 		result = NOTHING_TO_CLAIM;
-	else if (work->subject == NULL)
+	else if (part->subject == NULL)
 	{
-		if (pool_fill(&store->pool, &purse, subject_blocks(name),
+		if (pool_fill(&store->pool, &spare, subject_blocks(name),
 					  partition_of(name->hash)))
-			work->subject = subject_create(name, &purse);
+			part->subject = subject_create(name, &spare);
 		else
 			result = NO_ROOM;
 	}
 	if (result == CLAIMED)
-		work->subject->filling = true;
-	pool_return(&store->pool, &purse, partition_of(name->hash));
+		part->subject->claimed = true;
+	pool_return(&store->pool, &spare, partition_of(name->hash));
 	partition_unlock(&name->hash, 1);
 	return result;
 }
 
-/* Put the windows that are missing in place; the purse has what that takes. */
+/* Put the windows that are missing in place; the spare has what that takes. */
 static void
-install(Work *work, const Building *building, Purse *purse)
+install(CallSubject *part, const RebuiltWindows *rebuilt, BlockList *spare)
 {
-	for (int i = 0; i < work->nwindows; i++)
-		if (work->windows[i] == NULL)
-			window_copy(&subject_add_window(work->subject, &work->ids[i],
-											purse)->window, purse,
-						&building->windows[i].window,
-						building->workshop.purse.base);
+	for (int i = 0; i < part->nwindows; i++)
+		if (part->windows[i] == NULL)
+			window_copy(&subject_add_window(part->subject, &part->ids[i],
+											spare)->window, spare,
+						&rebuilt->windows[i].window,
+						rebuilt->blocks.spare.base);
 }
 
 static uint32
-blocks_to_install(const Work *work, const Building *building)
+blocks_to_install(const CallSubject *part, const RebuiltWindows *rebuilt)
 {
 	uint32		needed = 0;
 
-	for (int i = 0; i < work->nwindows; i++)
-		if (work->windows[i] == NULL)
-			needed += 1 + window_blocks(&building->windows[i].window,
-										building->workshop.purse.base);
+	for (int i = 0; i < part->nwindows; i++)
+		if (part->windows[i] == NULL)
+			needed += 1 + window_blocks(&rebuilt->windows[i].window,
+										rebuilt->blocks.spare.base);
 	return needed;
 }
 
@@ -339,36 +339,36 @@ typedef enum InstallResult
  * there is a queue, the row that changes the times of others.
  */
 static InstallResult
-try_install(Work *work, const Building *building, Clock clock, LogQueue *queue,
+try_install(CallSubject *part, const RebuiltWindows *rebuilt, Clock clock, LogQueue *queue,
 			const LogRow *row)
 {
-	const SubjectName *name = &work->charge->subject;
-	Purse		purse = {.base = store->blocks};
+	const SubjectName *name = &part->charge->subject;
+	BlockList	spare = {.base = store->blocks};
 	RingPlace	place = NO_PLACE;
 	InstallResult result = INSTALLED;
 
 	partition_lock(&name->hash, 1, LW_EXCLUSIVE);
-	call_find_windows(work, clock);
-	Assert(work->subject != NULL && work->subject->filling);
-	if (!pool_fill(&store->pool, &purse, blocks_to_install(work, building),
+	call_find_windows(part, clock);
+	Assert(part->subject != NULL && part->subject->claimed);
+	if (!pool_fill(&store->pool, &spare, blocks_to_install(part, rebuilt),
 				   partition_of(name->hash)))
 		result = LACKS_BLOCKS;
 	else if (queue != NULL && !log_reserve(queue, row, &place))
 		result = LACKS_LOG;
 	else
 	{
-		install(work, building, &purse);
-		if (clock.now > work->subject->clock)
+		install(part, rebuilt, &spare);
+		if (clock.now > part->subject->clock)
 		{
-			work->subject->clock = clock.now;
-			work->subject->clock_source = clock.source;
+			part->subject->clock = clock.now;
+			part->subject->clock_source = clock.source;
 		}
-		if (building->clock != DT_NOBEGIN)
+		if (rebuilt->clock != DT_NOBEGIN)
 			store_stats(name->hash)->rebuilds++;
 		if (queue != NULL)
-			work->subject->log_position = place.end;
+			part->subject->log_position = place.end;
 	}
-	pool_return(&store->pool, &purse, partition_of(name->hash));
+	pool_return(&store->pool, &spare, partition_of(name->hash));
 	partition_unlock(&name->hash, 1);
 	log_append(&place, row);
 	return result;
@@ -376,11 +376,11 @@ try_install(Work *work, const Building *building, Clock clock, LogQueue *queue,
 
 /* The row that brings all later ones of a subject to its time. */
 static LogRow
-redating_row(const SubjectName *name, const Building *building)
+redating_row(const SubjectName *name, const RebuiltWindows *rebuilt)
 {
 	LogRow		row = {
-		.at = building->first_later,
-		.catalog = name->scope.catalog,
+		.at = rebuilt->first_later,
+		.extension_id = name->installation.extension_id,
 		.error_code = LOG_REDATES,
 		.shadow_code = (int32) name->kind
 	};
@@ -391,40 +391,40 @@ redating_row(const SubjectName *name, const Building *building)
 }
 
 static void
-fill_claimed(Work *work, Clock clock)
+fill_claimed(CallSubject *part, Clock clock)
 {
-	const SubjectName *name = &work->charge->subject;
-	Building	building;
+	const SubjectName *name = &part->charge->subject;
+	RebuiltWindows rebuilt;
 	LogQueue   *queue = NULL;
 	LogRow		row;
 	InstallResult result;
 
 	log_wait_written(claim_log_position(name));
 	clock = clock_read_again(clock);
-	call_plan(work, clock.now);
-	rebuild_windows(&building, work, clock.now, DT_NOEND);
-	row = redating_row(name, &building);
-	clock.now = Max(clock.now, building.clock);
+	call_plan(part, clock.now);
+	rebuild_windows(&rebuilt, part, clock.now, DT_NOEND);
+	row = redating_row(name, &rebuilt);
+	clock.now = Max(clock.now, rebuilt.clock);
 	do
 	{
 		/* A clock of tests changes nothing in the log. */
-		if (building.first_later != DT_NOEND && clock.source == CLOCK_SERVER)
+		if (rebuilt.first_later != DT_NOEND && clock.source == CLOCK_SERVER)
 			queue = log_open();
-		result = try_install(work, &building, clock, queue, &row);
+		result = try_install(part, &rebuilt, clock, queue, &row);
 		if (result == LACKS_BLOCKS)
 			sweep_make_room(clock);
 		else if (result == LACKS_LOG)
 			log_wait_for_room(queue, &row);
 	} while (result != INSTALLED);
-	rebuild_done(&building);
+	rebuild_done(&rebuilt);
 }
 
 void
-rebuild_subject(Work *work, Clock clock)
+rebuild_subject(CallSubject *part, Clock clock)
 {
-	const SubjectName *name = &work->charge->subject;
+	const SubjectName *name = &part->charge->subject;
 
-	switch (try_claim(work, clock))
+	switch (try_claim(part, clock))
 	{
 		case NOTHING_TO_CLAIM:
 			break;
@@ -437,7 +437,7 @@ rebuild_subject(Work *work, Clock clock)
 		case CLAIMED:
 			PG_ENSURE_ERROR_CLEANUP(claim_clean_up, PointerGetDatum(name));
 			{
-				fill_claimed(work, clock);
+				fill_claimed(part, clock);
 			}
 			PG_END_ENSURE_ERROR_CLEANUP(claim_clean_up, PointerGetDatum(name));
 			claim_release(name);
@@ -449,7 +449,7 @@ text *
 rebuild_tier(const SubjectName *name)
 {
 	log_wait_written(claim_log_position(name));
-	return past_tier(name);
+	return logread_tier(name);
 }
 
 void
@@ -457,18 +457,18 @@ rebuild_for_backend(Call *call, TimestampTz until)
 {
 	for (int i = 0; i < call->count; i++)
 	{
-		Work	   *work = &call->works[i];
-		Building   *building = palloc(sizeof(Building));
+		CallSubject *part = &call->parts[i];
+		RebuiltWindows *rebuilt = palloc(sizeof(RebuiltWindows));
 
 		if (!RecoveryInProgress())
-			log_wait_written(claim_log_position(&work->charge->subject));
-		rebuild_windows(building, work, call->clock.now, until);
-		call->clock.now = Max(call->clock.now, building->clock);
-		work->subject = NULL;
-		work->base = building->workshop.purse.base;
-		for (int j = 0; j < work->nwindows; j++)
-			work->windows[j] = &building->windows[j];
+			log_wait_written(claim_log_position(&part->charge->subject));
+		rebuild_windows(rebuilt, part, call->clock.now, until);
+		call->clock.now = Max(call->clock.now, rebuilt->clock);
+		part->subject = NULL;
+		part->base = rebuilt->blocks.spare.base;
+		for (int j = 0; j < part->nwindows; j++)
+			part->windows[j] = &rebuilt->windows[j];
 	}
 	for (int i = 0; i < call->count; i++)
-		call_plan(&call->works[i], call->clock.now);
+		call_plan(&call->parts[i], call->clock.now);
 }

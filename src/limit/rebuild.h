@@ -15,58 +15,58 @@
 #include "limit/logread.h"
 
 /*
- * Fill the windows of a work that are missing in shared memory, or wait until
+ * Fill the windows of a call's subject that are missing in shared memory, or wait until
  * somebody else has done so.
  */
-extern void rebuild_subject(Work *work, Clock clock);
+extern void rebuild_subject(CallSubject *part, Clock clock);
 
 /*
- * Build the windows of all works of a call for this backend alone, in the
+ * Build the windows of all parts of a call for this backend alone, in the
  * current memory context, of what was decided before a time (DT_NOEND: all);
  * moves the call's clock on to theirs.
  */
 extern void rebuild_for_backend(Call *call, TimestampTz until);
 
 /* Blocks in memory of this backend, which grows as needed. */
-typedef struct Workshop
+typedef struct PrivateBlocks
 {
-	Purse		purse;
+	BlockList	spare;
 	uint32		size;			/* blocks in it */
-} Workshop;
+} PrivateBlocks;
 
-/* The windows of a work, built here. */
-typedef struct Building
+/* The windows of a part, built here. */
+typedef struct RebuiltWindows
 {
-	Workshop	workshop;
+	PrivateBlocks blocks;
 	SubjectWindow windows[MAX_WINDOWS];
 	TimestampTz clock;			/* after what was read; DT_NOBEGIN: nothing */
 	TimestampTz first_later;	/* where rows that were later than it could be
 								 * then are brought, in their order; DT_NOEND:
 								 * there were none */
-} Building;
+} RebuiltWindows;
 
 /*
- * Build all windows of a work as they are at this time, or where the subject's
+ * Build all windows of a call's subject as they are at this time, or where the subject's
  * newest row takes its clock, if that is a little later; in the current memory
  * context.  What was decided at the time until or later is left out (DT_NOEND: nothing).
  */
-extern void rebuild_windows(Building *building, Work *work, TimestampTz now,
+extern void rebuild_windows(RebuiltWindows *rebuilt, CallSubject *part, TimestampTz now,
 							TimestampTz until);
-extern void rebuild_done(Building *building);
+extern void rebuild_done(RebuiltWindows *rebuilt);
 
 /*
  * Bring the rows home that are later than it can be at this time, from
  * *first_later on (DT_NOEND: there are none), and return where its rows take a
  * subject's clock: DT_NOBEGIN if it has none.
  */
-extern TimestampTz rebuild_bring_home(Past *past, TimestampTz now,
+extern TimestampTz rebuild_bring_home(LogSums *log, TimestampTz now,
 									  TimestampTz *first_later);
 
 /*
  * What of a unit was counted in the half-open span (since, until], and not given
  * back.
  */
-extern int64 rebuild_sum(const Past *past, Unit unit, TimestampTz since,
+extern int64 rebuild_sum(const LogSums *log, Unit unit, TimestampTz since,
 						 TimestampTz until);
 
 /* The tier that a subject was last called under; NULL if it never was. */

@@ -48,12 +48,12 @@ typedef struct Units
 	int64		amount[2];
 } Units;
 
-static Statement longest_query = {
+static SpiStatement longest_query = {
 	"SELECT pg_catalog.max(period) FROM tierlimit.tier_limit", 0, {0}, NULL
 };
 
-/* The call of a request, with the tier and the subjects that it was charged to. */
-static Statement call_query = {
+/* The call of a retry, with the tier and the subjects that it was charged to. */
+static SpiStatement call_query = {
 	"SELECT at, account, tier, endpoint, ip FROM tierlimit.request_log"
 	" WHERE key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1"
 	" AND request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $2"
@@ -62,9 +62,9 @@ static Statement call_query = {
 	" AND requests OPERATOR(pg_catalog.>) 0 ORDER BY at DESC LIMIT 1", 3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, NULL
 };
 
-/* When the running period of the tier's longest calendar limit began. */
+/* When the current period of the tier's longest calendar limit began. */
 static TimestampTz
-running_since(const Charge *charge, TimestampTz now)
+current_since(const Charge *charge, TimestampTz now)
 {
 	const Tier *tier = charge->tier;
 
@@ -80,17 +80,17 @@ running_since(const Charge *charge, TimestampTz now)
 static TimestampTz
 counted_since(TimestampTz now)
 {
-	Reading		reading;
+	SpiReading	reading;
 	Interval   *longest;
 	int64		period = 0;
 
-	query_begin(&reading);
-	query_run(&reading, &longest_query, NULL);
-	longest = DatumGetIntervalP(query_value(0, 1, (Datum) 0));
+	spi_begin(&reading);
+	spi_run(&reading, &longest_query, NULL);
+	longest = DatumGetIntervalP(spi_value(0, 1, (Datum) 0));
 	if (longest != NULL)
 		period = longest->time +
 			((int64) longest->month * 31 + longest->day) * USECS_PER_DAY;
-	query_end(&reading);
+	spi_end(&reading);
 	return now - Max(period, request_memory());
 }
 
@@ -101,7 +101,7 @@ counted_since(TimestampTz now)
 static TimestampTz
 refunded_since(const Charge *charge, TimestampTz now)
 {
-	return Max(counted_since(now), running_since(charge, now));
+	return Max(counted_since(now), current_since(charge, now));
 }
 
 /*
@@ -112,28 +112,28 @@ static Units
 counted_units(const SubjectName *subject, TimestampTz since, const LogText *key,
 			  TimestampTz *newest)
 {
-	PastSpan	span = {
+	LogSpan		span = {
 		.since = since,
 		.single_since = key == NULL ? DT_NOEND : since
 	};
-	Past		past = past_read(subject, &span);
+	LogSums		log = logread_sums(subject, &span);
 	Units		units = {{0}};
 
-	*newest = past.count == 0 ? DT_NOBEGIN
-		: past.sums[past.count - 1].at + past.sums[past.count - 1].gave_back;
-	for (int i = 0; i < past.count; i++)
+	*newest = log.count == 0 ? DT_NOBEGIN
+		: log.sums[log.count - 1].at + log.sums[log.count - 1].gave_back;
+	for (int i = 0; i < log.count; i++)
 	{
-		const PastSum *sum = &past.sums[i];
+		const LogSum *sum = &log.sums[i];
 
-		if (key != NULL && sum->key != past_hash(key->bytes, key->length))
+		if (key != NULL && sum->key != logread_hash(key->bytes, key->length))
 			continue;
 		units.amount[UNIT_REQUESTS] += sum->requests;
 		if (pg_add_s64_overflow(units.amount[UNIT_CREDITS], sum->credits,
 								&units.amount[UNIT_CREDITS]))
 			units.amount[UNIT_CREDITS] = PG_INT64_MAX;
 	}
-	if (past.sums != NULL)
-		pfree(past.sums);
+	if (log.sums != NULL)
+		pfree(log.sums);
 	return units;
 }
 
@@ -167,13 +167,13 @@ note_given_back(Subject *subject, const LogRow *row, uint64 position)
 }
 
 /*
- * Whether as much was counted in the running period of the tier's longest calendar
+ * Whether as much was counted in the current period of the tier's longest calendar
  * limit, as far as memory knows; also if it has none.
  */
 static bool
-is_of_running_period(const Work *work, TimestampTz now, Units units)
+is_of_current_period(const CallSubject *part, TimestampTz now, Units units)
 {
-	const Tier *tier = work->charge->tier;
+	const Tier *tier = part->charge->tier;
 	int64		longest = 0;
 
 	for (int i = 0; i < tier->nlimits; i++)
@@ -183,11 +183,11 @@ is_of_running_period(const Work *work, TimestampTz now, Units units)
 	{
 		int64		used = 0;
 
-		for (int i = 0; i < work->nwindows; i++)
+		for (int i = 0; i < part->nwindows; i++)
 			if (tier->limits[i].kind == WINDOW_CALENDAR &&
 				tier->limits[i].period_us == longest &&
 				(int) tier->limits[i].unit == unit)
-				used = evaluate_used(work, i, now);
+				used = evaluate_used(part, i, now);
 		if (used < units.amount[unit])
 			return false;
 	}
@@ -201,43 +201,43 @@ is_of_running_period(const Work *work, TimestampTz now, Units units)
 static bool
 try_in_memory(Call *call, LogQueue *queue, Units units, LogRow *row)
 {
-	Work	   *work = &call->works[0];
-	Purse		purse = {.base = store->blocks};
+	CallSubject *part = &call->parts[0];
+	BlockList	spare = {.base = store->blocks};
 	RingPlace	place = NO_PLACE;
 	Units		there = {{0}};
 	SubjectWindow *window;
 
 	call_lock(call, LW_EXCLUSIVE);
-	window = call_is_complete(work) && work->subject != NULL
-		? subject_window_at(work->subject->windows) : NULL;
+	window = call_is_complete(part) && part->subject != NULL
+		? subject_window_at(part->subject->windows) : NULL;
 	for (SubjectWindow *w = window; w != NULL; w = subject_window_at(w->next))
 	{
 		Moment		moment = {.now = call->clock.now};
 
 		if (w->window.kind == WINDOW_CALENDAR &&
 			window_empty_at(&w->window) > moment.now)
-			moment.running = w->window.calendar.span;
+			moment.current = w->window.calendar.span;
 		there.amount[w->unit] = Max(there.amount[w->unit],
 									window_used(&w->window, store->blocks, moment));
 	}
 	if (there.amount[UNIT_REQUESTS] < units.amount[UNIT_REQUESTS] ||
 		there.amount[UNIT_CREDITS] < units.amount[UNIT_CREDITS] ||
 		window == NULL ||
-		!is_of_running_period(work, call->clock.now, units) ||
+		!is_of_current_period(part, call->clock.now, units) ||
 		!log_reserve(queue, row, &place))
 	{
 		call_unlock(call);
 		return false;
 	}
 	for (; window != NULL; window = subject_window_at(window->next))
-		(void) window_take_back(&window->window, &purse, call->clock.now,
+		(void) window_take_back(&window->window, &spare, call->clock.now,
 								units.amount[window->unit]);
 	fill_row(row, call->clock.now, units);
-	note_given_back(work->subject, row, place.end);
-	work->subject->gave_back = true;
+	note_given_back(part->subject, row, place.end);
+	part->subject->gave_back = true;
 	store_stats(call->hashes[0])->logged++;
 	store_stats(call->hashes[0])->refunds++;
-	pool_return(&store->pool, &purse, partition_of(call->hashes[0]));
+	pool_return(&store->pool, &spare, partition_of(call->hashes[0]));
 	call_unlock(call);
 	log_append(&place, row);
 	return true;
@@ -251,7 +251,7 @@ claimed_by_another(const SubjectName *names, int count, const SubjectName *mine)
 	{
 		const Subject *subject = subject_find(&names[i]);
 
-		if (&names[i] != mine && subject != NULL && subject->filling)
+		if (&names[i] != mine && subject != NULL && subject->claimed)
 			return &names[i];
 	}
 	return NULL;
@@ -263,7 +263,7 @@ claimed_by_another(const SubjectName *names, int count, const SubjectName *mine)
  */
 static void
 queue_row(const SubjectName *names, int count, const SubjectName *mine,
-		  const Request *request, LogRow *row)
+		  const Retry *retry, LogRow *row)
 {
 	uint64		hashes[MAX_LOCKS];
 	int			nlocks = 0;
@@ -271,14 +271,14 @@ queue_row(const SubjectName *names, int count, const SubjectName *mine,
 
 	for (int i = 0; i < count; i++)
 		hashes[nlocks++] = names[i].hash;
-	if (request != NULL)
-		hashes[nlocks++] = request->subject.hash;
+	if (retry != NULL)
+		hashes[nlocks++] = retry->subject.hash;
 	while (!queued)
 	{
 		LogQueue   *queue = log_open();
 		const SubjectName *another;
 		RingPlace	place = NO_PLACE;
-		Purse		purse = {.base = store->blocks};
+		BlockList	spare = {.base = store->blocks};
 
 		partition_lock(hashes, nlocks, LW_EXCLUSIVE);
 		another = claimed_by_another(names, count, mine);
@@ -289,23 +289,23 @@ queue_row(const SubjectName *names, int count, const SubjectName *mine,
 
 			if (subject == NULL)
 			{
-				store_stats(names[i].hash)->stray_position = place.end;
+				store_stats(names[i].hash)->absent_log_position = place.end;
 				continue;
 			}
-			subject_drop_windows(subject, &purse);
+			subject_drop_windows(subject, &spare);
 			note_given_back(subject, row, place.end);
-			subject->gave_back |= request == NULL;
+			subject->gave_back |= retry == NULL;
 		}
 		if (queued)
 		{
-			if (request != NULL)
-				request_forget(request, &purse);
+			if (retry != NULL)
+				retry_forget(retry, &spare);
 			if (row->has_address)
 				store_note_address(place.end);
 			store_stats(hashes[0])->logged++;
 			store_stats(hashes[0])->refunds++;
 		}
-		pool_return(&store->pool, &purse, partition_of(hashes[0]));
+		pool_return(&store->pool, &spare, partition_of(hashes[0]));
 		partition_unlock(hashes, nlocks);
 		log_append(&place, row);
 		if (another != NULL)
@@ -359,7 +359,7 @@ give_back_claimed(const Charge *charge, Clock clock, Units wanted, LogRow *row)
 		units.amount[unit] = Min(units.amount[unit], wanted.amount[unit]);
 	fill_row(row, time_after(subject, clock), units);
 	if (subject->kind == SUBJECT_ADDRESS)
-		names[count++] = subject_name(subject->scope, SUBJECT_ANONYMOUS,
+		names[count++] = subject_name(subject->installation, SUBJECT_ANONYMOUS,
 									  subject->name, subject->length);
 	queue_row(names, count, &names[0], NULL, row);
 	return units;
@@ -394,7 +394,7 @@ refund_newest(const Charge *charge, Clock clock, int64 cost, int64 requests,
 	if (charge->subject.kind == SUBJECT_KEY && charge->tier->nwindows > 0)
 	{
 		call_begin_refund(&call, charge, clock);
-		rebuild_subject(&call.works[0], clock);
+		rebuild_subject(&call.parts[0], clock);
 		call_read_clock(&call);
 		queue = log_open();
 		if (try_in_memory(&call, queue, wanted, row))
@@ -457,7 +457,7 @@ typedef struct LoggedCall
 static LogText
 result_text(int row, int column)
 {
-	return logrow_text(query_text(row, column));
+	return logrow_text(spi_text(row, column));
 }
 
 /*
@@ -465,7 +465,7 @@ result_text(int row, int column)
  * somebody else has written it.
  */
 static bool
-set_subjects(LoggedCall *call, Scope scope, LogRow *row, Datum address)
+set_subjects(LoggedCall *call, InstallationId installation, LogRow *row, Datum address)
 {
 	LogText		name = row->texts[row->texts[LOG_ACCOUNT].bytes != NULL
 								  ? LOG_ACCOUNT : LOG_KEY];
@@ -473,7 +473,7 @@ set_subjects(LoggedCall *call, Scope scope, LogRow *row, Datum address)
 	if (name.length < 1 || name.length > MAX_NAME_LENGTH)
 		return false;
 	call->subjects[call->count++] =
-		subject_name(scope, row->texts[LOG_ACCOUNT].bytes != NULL
+		subject_name(installation, row->texts[LOG_ACCOUNT].bytes != NULL
 					 ? SUBJECT_ACCOUNT : SUBJECT_KEY, name.bytes, name.length);
 	if (address == (Datum) 0)
 		return true;
@@ -484,45 +484,45 @@ set_subjects(LoggedCall *call, Scope scope, LogRow *row, Datum address)
 		int			length = address_name(&row->address, buffer);
 
 		call->subjects[call->count++] =
-			subject_name(scope, SUBJECT_ADDRESS, buffer, length);
+			subject_name(installation, SUBJECT_ADDRESS, buffer, length);
 	}
 	return true;
 }
 
 /* Look the call up; false if it is not known, or was given back. */
 static bool
-read_call(LoggedCall *call, Scope scope, TimestampTz since, LogRow *row)
+read_call(LoggedCall *call, InstallationId installation, TimestampTz since, LogRow *row)
 {
-	Reading		reading;
+	SpiReading	reading;
 	LogDays		days = {.end = ALL_DAYS_AFTER};
 	Datum		args[3];
 	TimestampTz at = 0;
 	bool		found;
-	PastSum		left;
+	LogSum		left;
 
 	memset(call, 0, sizeof(LoggedCall));
-	query_begin(&reading);
+	spi_begin(&reading);
 	args[0] = PointerGetDatum(cstring_to_text_with_len(row->texts[LOG_KEY].bytes,
 													   row->texts[LOG_KEY].length));
 	args[1] = PointerGetDatum(cstring_to_text_with_len(row->texts[LOG_REQUEST_ID].bytes,
 													   row->texts[LOG_REQUEST_ID].length));
 	args[2] = TimestampTzGetDatum(since);
-	days.first = query_day(since);
-	query_run_log(&reading, &call_query, days, args);
+	days.first = spi_day(since);
+	spi_run_log(&reading, &call_query, days, args);
 	found = SPI_processed > 0;
 	if (found)
 	{
-		at = DatumGetTimestampTz(query_value(0, 1, (Datum) 0));
+		at = DatumGetTimestampTz(spi_value(0, 1, (Datum) 0));
 		row->texts[LOG_ACCOUNT] = result_text(0, 2);
 		row->texts[LOG_TIER] = result_text(0, 3);
 		row->texts[LOG_ENDPOINT] = result_text(0, 4);
-		found = set_subjects(call, scope, row, query_value(0, 5, (Datum) 0));
+		found = set_subjects(call, installation, row, spi_value(0, 5, (Datum) 0));
 	}
-	query_end(&reading);
+	spi_end(&reading);
 	if (!found)
 		return false;
-	left = past_call(&call->subjects[0], at, row->texts[LOG_REQUEST_ID],
-					 &call->newest);
+	left = logread_call(&call->subjects[0], at, row->texts[LOG_REQUEST_ID],
+						&call->newest);
 	call->units.amount[UNIT_REQUESTS] = Max(left.requests, 0);
 	call->units.amount[UNIT_CREDITS] = Max(left.credits, 0);
 	return left.requests > 0 || left.credits > 0;
@@ -534,26 +534,26 @@ give_back_call(const Charge *charge, const SubjectName *key, Clock clock,
 			   LogRow *row)
 {
 	LoggedCall	call;
-	Request		request;
+	Retry		retry;
 	const SubjectName *mine = NULL;
 
 	log_wait_written(log_newest_position());
 	clock = clock_read_again(clock);
-	request_init(&request, key, row, false);
-	if (!read_call(&call, key->scope, refunded_since(charge, clock.now), row))
+	retry_init(&retry, key, row, false);
+	if (!read_call(&call, key->installation, refunded_since(charge, clock.now), row))
 		return 0;
 	if (call.subjects[0].kind == SUBJECT_KEY)
 		mine = &call.subjects[0];
 	clock.now = Max(clock.now, call.newest);
 	fill_row(row, time_after(&call.subjects[0], clock), call.units);
-	queue_row(call.subjects, call.count, mine, &request, row);
+	queue_row(call.subjects, call.count, mine, &retry, row);
 	return call.units.amount[UNIT_CREDITS];
 }
 
 int64
 refund_call(const Charge *charge, Clock clock, LogRow *row)
 {
-	SubjectName key = subject_name(charge->subject.scope, SUBJECT_KEY,
+	SubjectName key = subject_name(charge->subject.installation, SUBJECT_KEY,
 								   row->texts[LOG_KEY].bytes,
 								   row->texts[LOG_KEY].length);
 	int64		credits;

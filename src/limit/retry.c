@@ -4,7 +4,7 @@
  *		Requests that may be repeated: which were admitted lately?
  *
  * A caller who got no answer tries again with the same request_id, and is not
- * charged twice.  Three things know of a request, and the first one that is sure
+ * charged twice.  Three things know of a retry, and the first one that is sure
  * is asked:
  *
  *	1. an answer in memory: a subject of its own, named by a hash of key and id,
@@ -14,7 +14,7 @@
  *	   hash belongs to: what was not seen is new.  Lines take at most a quarter of
  *	   tierlimit.memory, and are made when they are first needed;
  *	3. the log, by an index: it is asked if a fingerprint says so, and if memory
- *	   may not know: for request_memory() after the first request of a scope, that
+ *	   may not know: for request_memory() after the first request of an installation, that
  *	   is after a start, a promotion, CREATE DATABASE ... TEMPLATE, a restore.
  *
  * A request is looked up, charged and put down under one lock, so that of two at
@@ -54,37 +54,37 @@
 	" AND error_code OPERATOR(pg_catalog.=) 0" \
 	" ORDER BY at, requests DESC"
 
-static Statement rows_of_key = {
+static SpiStatement rows_of_key = {
 	ROWS_OF_REQUEST "key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $3" ID_AND_TIME,
 	3, {TEXTOID, TIMESTAMPTZOID, TEXTOID}, NULL
 };
 
-static Statement rows_of_anonymous = {
+static SpiStatement rows_of_anonymous = {
 	ROWS_OF_REQUEST "key IS NULL AND ip OPERATOR(pg_catalog.<<=) $3::pg_catalog.inet" ID_AND_TIME,
 	3, {TEXTOID, TIMESTAMPTZOID, TEXTOID}, NULL
 };
 
-static Statement rows_of_nobody = {
+static SpiStatement rows_of_nobody = {
 	ROWS_OF_REQUEST "key IS NULL AND ip IS NULL" ID_AND_TIME,
 	2, {TEXTOID, TIMESTAMPTZOID}, NULL
 };
 
 /* The name by which the log tells whose request it is. */
 static LogText
-name_of(const Request *request)
+name_of(const Retry *retry)
 {
-	LogText		caller = {request->caller->name, request->caller->length};
+	LogText		caller = {retry->caller->name, retry->caller->length};
 
-	return request->row->texts[LOG_KEY].bytes != NULL
-		? request->row->texts[LOG_KEY] : caller;
+	return retry->row->texts[LOG_KEY].bytes != NULL
+		? retry->row->texts[LOG_KEY] : caller;
 }
 
-static Statement *
-statement_for(const Request *request)
+static SpiStatement *
+statement_for(const Retry *retry)
 {
-	if (request->row->texts[LOG_KEY].bytes != NULL)
+	if (retry->row->texts[LOG_KEY].bytes != NULL)
 		return &rows_of_key;
-	return request->caller->kind == SUBJECT_ANONYMOUS ? &rows_of_anonymous
+	return retry->caller->kind == SUBJECT_ANONYMOUS ? &rows_of_anonymous
 		: &rows_of_nobody;
 }
 
@@ -93,17 +93,17 @@ statement_for(const Request *request)
  * is the name of the caller that has a length.
  */
 static void
-make_digest(Request *request)
+make_digest(Retry *retry)
 {
-	LogText		name = name_of(request);
-	LogText		id = request->row->texts[LOG_REQUEST_ID];
-	unsigned char bytes[sizeof(Scope) + 2 + 2 * MAX_NAME_LENGTH];
+	LogText		name = name_of(retry);
+	LogText		id = retry->row->texts[LOG_REQUEST_ID];
+	unsigned char bytes[sizeof(InstallationId) + 2 + 2 * MAX_NAME_LENGTH];
 	unsigned char *at = bytes;
 
 	Assert(name.length <= MAX_NAME_LENGTH && id.length <= MAX_NAME_LENGTH);
-	memcpy(at, &request->caller->scope, sizeof(Scope));
-	at += sizeof(Scope);
-	if (request->row->texts[LOG_KEY].bytes == NULL)
+	memcpy(at, &retry->caller->installation, sizeof(InstallationId));
+	at += sizeof(InstallationId);
+	if (retry->row->texts[LOG_KEY].bytes == NULL)
 		*at++ = 0;
 	*at++ = (unsigned char) name.length;
 	memcpy(at, name.bytes, name.length);
@@ -112,15 +112,15 @@ make_digest(Request *request)
 	at += id.length;
 
 	/* Two hashes of 64 bits, with seeds that nobody knows. */
-	request->digest[0] = hash_bytes_extended(bytes, at - bytes, store->seed);
-	request->digest[1] = hash_bytes_extended(bytes, at - bytes, ~store->seed);
+	retry->digest[0] = hash_bytes_extended(bytes, at - bytes, store->seed);
+	retry->digest[1] = hash_bytes_extended(bytes, at - bytes, ~store->seed);
 }
 
 static uint32
 hash_of(LogText text)
 {
 	return text.bytes == NULL ? 0
-		: hash_bytes((const unsigned char *) text.bytes, text.length);
+	: hash_bytes((const unsigned char *) text.bytes, text.length);
 }
 
 static uint32
@@ -131,26 +131,26 @@ admission_size(const Admission *admission)
 }
 
 static SeenLine *
-line_of(const Request *request)
+line_of(const Retry *retry)
 {
-	BlockNo		line = *store_line(request->subject.hash);
+	BlockNo		line = *store_line(retry->subject.hash);
 
 	return line == NO_BLOCK ? NULL : (SeenLine *) &store->blocks[line];
 }
 
 static uint32
-print_of(const Request *request)
+print_of(const Retry *retry)
 {
-	return (uint32) (request->digest[1] >> 32);
+	return (uint32) (retry->digest[1] >> 32);
 }
 
 /* Fingerprints are of no use any more: ask the log for what was admitted. */
 static void
 forget_known_scopes(void)
 {
-	SpinLockAcquire(&store->known_scopes_mutex);
-	memset(store->known_scopes, 0, sizeof(store->known_scopes));
-	SpinLockRelease(&store->known_scopes_mutex);
+	SpinLockAcquire(&store->known_installations_mutex);
+	memset(store->known_installations, 0, sizeof(store->known_installations));
+	SpinLockRelease(&store->known_installations_mutex);
 	pg_atomic_fetch_add_u32(&store->known_generation, 1);
 }
 
@@ -165,7 +165,7 @@ steady_clock(void)
 }
 
 /*
- * The number of the running epoch.  Where the setting was changed since the lines
+ * The number of the current epoch.  Where the setting was changed since the lines
  * were filled, what they say of older epochs is not to be relied on.
  */
 static int64
@@ -182,144 +182,144 @@ running_epoch(void)
 }
 
 static inline bool
-is_of_scope(const KnownScope *known, Scope scope)
+is_of_scope(const KnownInstallation *known, InstallationId installation)
 {
-	return known->since != 0 && known->scope.database == scope.database &&
-		known->scope.catalog == scope.catalog;
+	return known->since != 0 && known->installation.database == installation.database &&
+		known->installation.extension_id == installation.extension_id;
 }
 
 /*
- * From when on all requests of a scope are known by their fingerprints: since its
- * first one that came to this memory.  (Of more scopes than there is room for,
+ * From when on all requests of an installation are known by their fingerprints: since its
+ * first one that came to this memory.  (Of more installations than there is room for,
  * some are asked for in the log more often than needed.)
  */
-static KnownScope
-known_scope(Scope scope)
+static KnownInstallation
+known_scope(InstallationId installation)
 {
-	static KnownScope mine;
+	static KnownInstallation mine;
 	static uint32 generation;
 	uint32		now = pg_atomic_read_u32(&store->known_generation);
-	KnownScope	fresh = {.scope = scope};
-	KnownScope *slot = &store->known_scopes[scope.database % MAX_KNOWN_SCOPES];
+	KnownInstallation fresh = {.installation = installation};
+	KnownInstallation *slot = &store->known_installations[installation.database % MAX_KNOWN_INSTALLATIONS];
 
-	if (is_of_scope(&mine, scope) && generation == now)
+	if (is_of_scope(&mine, installation) && generation == now)
 		return mine;
 
 	fresh.since = steady_clock();
 	fresh.log_position = log_newest_position();
-	SpinLockAcquire(&store->known_scopes_mutex);
-	for (int i = MAX_KNOWN_SCOPES - 1; i >= 0; i--)
-		if (store->known_scopes[i].since == 0)
-			slot = &store->known_scopes[i];
-	for (int i = 0; i < MAX_KNOWN_SCOPES; i++)
-		if (is_of_scope(&store->known_scopes[i], scope))
-			slot = &store->known_scopes[i];
-	if (!is_of_scope(slot, scope))
+	SpinLockAcquire(&store->known_installations_mutex);
+	for (int i = MAX_KNOWN_INSTALLATIONS - 1; i >= 0; i--)
+		if (store->known_installations[i].since == 0)
+			slot = &store->known_installations[i];
+	for (int i = 0; i < MAX_KNOWN_INSTALLATIONS; i++)
+		if (is_of_scope(&store->known_installations[i], installation))
+			slot = &store->known_installations[i];
+	if (!is_of_scope(slot, installation))
 		*slot = fresh;
 	mine = *slot;
-	SpinLockRelease(&store->known_scopes_mutex);
+	SpinLockRelease(&store->known_installations_mutex);
 	generation = now;
 	return mine;
 }
 
 void
-request_init(Request *request, const SubjectName *caller, const LogRow *row,
-			 bool names_cost)
+retry_init(Retry *retry, const SubjectName *caller, const LogRow *row,
+		   bool names_cost)
 {
-	request->caller = caller;
-	request->epoch = running_epoch();
-	request->known = known_scope(caller->scope);
-	request->row = row;
-	request->names_cost = names_cost;
-	request->not_logged = false;
-	request->state = REQUEST_NEW;
-	make_digest(request);
-	request->subject = subject_name(caller->scope, SUBJECT_REQUEST,
-									(const char *) request->digest,
-									sizeof(request->digest));
+	retry->caller = caller;
+	retry->epoch = running_epoch();
+	retry->known = known_scope(caller->installation);
+	retry->row = row;
+	retry->names_cost = names_cost;
+	retry->not_logged = false;
+	retry->state = RETRY_NEW;
+	make_digest(retry);
+	retry->subject = subject_name(caller->installation, SUBJECT_RETRY,
+								  (const char *) retry->digest,
+								  sizeof(retry->digest));
 }
 
 /* Whether memory has the answer. */
 static bool
-recall(Request *request, TimestampTz now)
+recall(Retry *retry, TimestampTz now)
 {
-	const Subject *subject = subject_find(&request->subject);
+	const Subject *subject = subject_find(&retry->subject);
 
 	if (subject == NULL || subject->record_state != RECORD_PRESENT)
 		return false;
-	subject_get_record(subject, (char *) &request->admission);
-	return request->admission.decided_at + request_memory() > now;
+	subject_get_record(subject, (char *) &retry->admission);
+	return retry->admission.decided_at + request_memory() > now;
 }
 
-RequestState
-request_look_up(Request *request, TimestampTz now, bool doubtful)
+RetryState
+retry_look_up(Retry *retry, TimestampTz now, bool doubtful)
 {
-	const SeenLine *line = line_of(request);
+	const SeenLine *line = line_of(retry);
 	uint16		version = line == NULL ? 0 : line->version;
 
-	if (request->not_logged && version == request->version)
-		return request->state = REQUEST_NEW;
-	request->version = version;
-	request->not_logged = false;
-	request->log_position = PG_UINT64_MAX;
-	request->state = REQUEST_UNCERTAIN;
-	if (recall(request, now))
+	if (retry->not_logged && version == retry->version)
+		return retry->state = RETRY_NEW;
+	retry->version = version;
+	retry->not_logged = false;
+	retry->log_position = PG_UINT64_MAX;
+	retry->state = RETRY_UNCERTAIN;
+	if (recall(retry, now))
 	{
 		if (!doubtful)
-			request->state = REQUEST_REPEATED;
+			retry->state = RETRY_REPEATED;
 	}
-	else if (line == NULL || !seen_maybe(line, print_of(request), request->epoch))
+	else if (line == NULL || !seen_maybe(line, print_of(retry), retry->epoch))
 	{
-		request->log_position = request->known.log_position;
-		if (steady_clock() - request_memory() > request->known.since)
-			request->state = REQUEST_NEW;
+		retry->log_position = retry->known.log_position;
+		if (steady_clock() - request_memory() > retry->known.since)
+			retry->state = RETRY_NEW;
 	}
-	return request->state;
+	return retry->state;
 }
 
 uint32
-request_blocks(const Request *request)
+retry_blocks(const Retry *retry)
 {
-	return subject_blocks(&request->subject) +
-		record_blocks(&request->subject, sizeof(Admission)) +
-		(line_of(request) == NULL ? 1 : 0);
+	return subject_blocks(&retry->subject) +
+		record_blocks(&retry->subject, sizeof(Admission)) +
+		(line_of(retry) == NULL ? 1 : 0);
 }
 
 /* Whether an answer may be kept; an older one in its bucket may have to go. */
 static bool
-make_room_for_answer(const Request *request, Purse *purse)
+make_room_for_answer(const Retry *retry, BlockList *spare)
 {
 	BlockNo    *oldest = NULL;
 
 	if (pg_atomic_read_u32(&store->answers) <
 		store->pool.size / BLOCKS_PER_ANSWER)
 		return true;
-	for (BlockNo *link = store_bucket(request->subject.hash);
+	for (BlockNo *link = store_bucket(retry->subject.hash);
 		 *link != NO_BLOCK; link = &subject_at(*link)->next)
-		if (subject_at(*link)->kind == SUBJECT_REQUEST &&
+		if (subject_at(*link)->kind == SUBJECT_RETRY &&
 			(oldest == NULL ||
 			 subject_at(*link)->clock < subject_at(*oldest)->clock))
 			oldest = link;
 	if (oldest == NULL)
 		return false;
-	subject_remove_at(request->subject.hash, oldest, purse);
+	subject_remove_at(retry->subject.hash, oldest, spare);
 	return true;
 }
 
 static Admission
-admission_of(const Request *request, const Verdict *verdict)
+admission_of(const Retry *retry, const Verdict *verdict)
 {
 	const TierLimit *limit = verdict->limit;
-	LogText		tier = request->row->texts[LOG_TIER];
+	LogText		tier = retry->row->texts[LOG_TIER];
 	const text *name = limit == NULL ? NULL
-		: (const text *) DatumGetPointer(limit->name);
+	: (const text *) DatumGetPointer(limit->name);
 	Admission	admission = {
 		.decided_at = verdict->decided_at,
 		.resets_at = verdict->resets_at,
-		.cost = request->row->credits,
+		.cost = retry->row->credits,
 		.max = limit == NULL ? 0 : limit->max,
 		.remaining = verdict->remaining,
-		.endpoint = hash_of(request->row->texts[LOG_ENDPOINT]),
+		.endpoint = hash_of(retry->row->texts[LOG_ENDPOINT]),
 		.has_limit = limit != NULL,
 		.tier_length = tier.length,
 		.limit_length = name == NULL ? 0 : VARSIZE_ANY_EXHDR(name)
@@ -333,42 +333,42 @@ admission_of(const Request *request, const Verdict *verdict)
 }
 
 void
-request_remember(Request *request, const Verdict *verdict, uint64 log_position,
-				 Purse *purse)
+retry_remember(Retry *retry, const Verdict *verdict, uint64 log_position,
+			   BlockList *spare)
 {
-	Admission	admission = admission_of(request, verdict);
-	BlockNo    *line = store_line(request->subject.hash);
+	Admission	admission = admission_of(retry, verdict);
+	BlockNo    *line = store_line(retry->subject.hash);
 	Subject    *subject;
 
 	/* First the fingerprint, without which the answer may not go. */
 	if (*line == NO_BLOCK)
 	{
-		*line = purse_take(purse);
+		*line = blocklist_take(spare);
 		memset(&store->blocks[*line], 0, sizeof(SeenLine));
 	}
-	seen_add(line_of(request), print_of(request),
-			 request->epoch);
+	seen_add(line_of(retry), print_of(retry),
+			 retry->epoch);
 
-	subject = subject_find(&request->subject);
+	subject = subject_find(&retry->subject);
 	if (subject == NULL)
 	{
-		if (!make_room_for_answer(request, purse))
+		if (!make_room_for_answer(retry, spare))
 			return;
-		subject = subject_create(&request->subject, purse);
+		subject = subject_create(&retry->subject, spare);
 	}
 	subject_set_record(subject, RECORD_PRESENT, (const char *) &admission,
-					   admission_size(&admission), purse);
+					   admission_size(&admission), spare);
 	subject->clock = verdict->decided_at;
 	subject->log_position = log_position;
 }
 
 void
-request_forget(const Request *request, Purse *purse)
+retry_forget(const Retry *retry, BlockList *spare)
 {
-	Subject    *subject = subject_find(&request->subject);
+	Subject    *subject = subject_find(&retry->subject);
 
 	if (subject != NULL)
-		subject_set_record(subject, RECORD_UNKNOWN, NULL, 0, purse);
+		subject_set_record(subject, RECORD_UNKNOWN, NULL, 0, spare);
 }
 
 static text *
@@ -392,7 +392,7 @@ same_endpoint(LogText asked, const char *logged)
  * if there is none.
  */
 static bool
-find_call(Request *request, LoggedRequest *logged)
+find_call(Retry *retry, LoggedRetry *logged)
 {
 	int64		requests = 0;
 	int64		credits = 0;
@@ -400,7 +400,7 @@ find_call(Request *request, LoggedRequest *logged)
 
 	for (int i = 0; i < (int) SPI_processed; i++)
 	{
-		int64		more = DatumGetInt64(query_value(i, 2, (Datum) 0));
+		int64		more = DatumGetInt64(spi_value(i, 2, (Datum) 0));
 
 		/* What was given back before it was another call with that id. */
 		if (more > 0)
@@ -409,78 +409,78 @@ find_call(Request *request, LoggedRequest *logged)
 			requests = credits = 0;
 		}
 		requests += more;
-		credits += DatumGetInt64(query_value(i, 3, (Datum) 0));
+		credits += DatumGetInt64(spi_value(i, 3, (Datum) 0));
 	}
 	if (call < 0 || (requests <= 0 && credits <= 0))
 		return false;
-	logged->at = DatumGetTimestampTz(query_value(call, 1, (Datum) 0));
-	logged->cost = DatumGetInt64(query_value(call, 3, (Datum) 0));
-	logged->tier = query_text(call, 4);
-	logged->account = query_text(call, 6);
-	request->admission.cost = logged->cost;
-	request->admission.endpoint = hash_of(request->row->texts[LOG_ENDPOINT]) +
-		!same_endpoint(request->row->texts[LOG_ENDPOINT], query_string(call, 5));
+	logged->at = DatumGetTimestampTz(spi_value(call, 1, (Datum) 0));
+	logged->cost = DatumGetInt64(spi_value(call, 3, (Datum) 0));
+	logged->tier = spi_text(call, 4);
+	logged->account = spi_text(call, 6);
+	retry->admission.cost = logged->cost;
+	retry->admission.endpoint = hash_of(retry->row->texts[LOG_ENDPOINT]) +
+		!same_endpoint(retry->row->texts[LOG_ENDPOINT], spi_string(call, 5));
 	return true;
 }
 
 /* Whether a call of the log's is counted yet, of those that are not named. */
 static bool
-is_counted(const Request *request, const LoggedRequest *logged)
+is_counted(const Retry *retry, const LoggedRetry *logged)
 {
-	LogText		key = request->row->texts[LOG_KEY];
+	LogText		key = retry->row->texts[LOG_KEY];
 	LogText		account = logrow_text(logged->account);
 	SubjectName name = {
-		.scope = request->subject.scope,
+		.installation = retry->subject.installation,
 		.kind = account.bytes != NULL ? SUBJECT_ACCOUNT : SUBJECT_KEY,
 		.name = account.bytes != NULL ? account.bytes : key.bytes,
 		.length = account.bytes != NULL ? account.length : key.length
 	};
 	TimestampTz newest;
-	PastSum		sum;
+	LogSum		sum;
 
 	/* What somebody else has written may have any name. */
 	if (name.length < 1 || name.length > MAX_NAME_LENGTH)
 		return false;
-	name = subject_name(name.scope, name.kind, name.name, name.length);
-	sum = past_call(&name, logged->at, request->row->texts[LOG_REQUEST_ID],
-					&newest);
+	name = subject_name(name.installation, name.kind, name.name, name.length);
+	sum = logread_call(&name, logged->at, retry->row->texts[LOG_REQUEST_ID],
+					   &newest);
 
 	return sum.requests > 0 || sum.credits > 0;
 }
 
 bool
-request_read(Request *request, TimestampTz now, LoggedRequest *logged)
+retry_read(Retry *retry, TimestampTz now, LoggedRetry *logged)
 {
-	LogText		key = request->row->texts[LOG_KEY];
-	Reading		reading;
+	LogText		key = retry->row->texts[LOG_KEY];
+	SpiReading	reading;
 	Datum		args[3];
 	LogDays		days = {.end = ALL_DAYS_AFTER};
 	bool		found;
 
-	log_wait_written(request->log_position);
-	query_begin(&reading);
-	args[0] = PointerGetDatum(text_of(request->row->texts[LOG_REQUEST_ID]));
+	log_wait_written(retry->log_position);
+	spi_begin(&reading);
+	args[0] = PointerGetDatum(text_of(retry->row->texts[LOG_REQUEST_ID]));
 	args[1] = TimestampTzGetDatum(now - request_memory());
-	args[2] = PointerGetDatum(text_of(name_of(request)));
-	days.first = query_day(now - request_memory());
-	query_run_log(&reading, statement_for(request), days, args);
-	found = find_call(request, logged);
-	query_end(&reading);
+	args[2] = PointerGetDatum(text_of(name_of(retry)));
+	days.first = spi_day(now - request_memory());
+	spi_run_log(&reading, statement_for(retry), days, args);
+	found = find_call(retry, logged);
+	spi_end(&reading);
 	if (found && key.bytes != NULL)
-		found = is_counted(request, logged);
-	request->not_logged = !found;
+		found = is_counted(retry, logged);
+	retry->not_logged = !found;
 	return found;
 }
 
 void
-request_require_same(const Request *request)
+retry_require_same(const Retry *retry)
 {
-	const Admission *admission = &request->admission;
+	const Admission *admission = &retry->admission;
 	const char *differs = NULL;
 
-	if (request->names_cost && request->row->credits != admission->cost)
+	if (retry->names_cost && retry->row->credits != admission->cost)
 		differs = "cost";
-	if (hash_of(request->row->texts[LOG_ENDPOINT]) != admission->endpoint)
+	if (hash_of(retry->row->texts[LOG_ENDPOINT]) != admission->endpoint)
 		differs = "endpoint";
 	if (differs != NULL)
 		ereport(ERROR,

@@ -27,69 +27,70 @@ typedef struct Admission
 } Admission;
 
 /* What memory says of a request. */
-typedef enum RequestState
+typedef enum RetryState
 {
-	REQUEST_NEW,
-	REQUEST_REPEATED,			/* admitted lately: request->admission is set */
-	REQUEST_UNCERTAIN			/* the log has to be asked */
-} RequestState;
+	RETRY_NEW,
+	RETRY_REPEATED,				/* admitted lately: retry->admission is set */
+	RETRY_UNCERTAIN				/* the log has to be asked */
+} RetryState;
 
 /* A request with an id, of a key. */
-typedef struct Request
+typedef struct Retry
 {
 	SubjectName subject;		/* its name is the digest */
 	uint64		digest[2];
 	int64		epoch;			/* in which it is asked; see seen.h */
-	KnownScope	known;
+	KnownInstallation known;
 	const SubjectName *caller;	/* whose it is where there is no key */
-	const LogRow *row;			/* what is asked: key, id, tier, endpoint, cost */
+	const LogRow *row;			/* what is asked: key, id, tier, endpoint,
+								 * cost */
 	bool		names_cost;		/* or leaves it to the endpoint's price */
-	RequestState state;
+	RetryState	state;
 	bool		not_logged;		/* the log was asked when its line had this */
 	uint16		version;		/* version, and did not have it */
 	uint64		log_position;	/* to ask the log, it has to be written so far */
 	Admission	admission;		/* what was answered, if it is repeated */
-} Request;
+} Retry;
 
 /* Points to itself and to the row, so it must not be copied. */
-extern void request_init(Request *request, const SubjectName *caller,
-						 const LogRow *row, bool names_cost);
+extern void retry_init(Retry *retry, const SubjectName *caller,
+					   const LogRow *row, bool names_cost);
 
 /*
  * Look it up in memory; doubtful: its key has given back calls that were not
  * named.  The lock of its partition is needed SHARED.
  */
-extern RequestState request_look_up(Request *request, TimestampTz now,
-									bool doubtful);
+extern RetryState retry_look_up(Retry *retry, TimestampTz now,
+								bool doubtful);
 
 /*
- * Remember that it was admitted; takes up to request_blocks() blocks.  The
+ * Remember that it was admitted; takes up to retry_blocks() blocks.  The
  * lock is needed EXCLUSIVE.
  */
-extern uint32 request_blocks(const Request *request);
-extern void request_remember(Request *request, const Verdict *verdict,
-							 uint64 log_position, Purse *purse);
+extern uint32 retry_blocks(const Retry *retry);
+extern void retry_remember(Retry *retry, const Verdict *verdict,
+						   uint64 log_position, BlockList *spare);
 
 /* Forget what was answered: the call was given back.  The lock EXCLUSIVE. */
-extern void request_forget(const Request *request, Purse *purse);
+extern void retry_forget(const Retry *retry, BlockList *spare);
 
 /* What the log says of an admitted request. */
-typedef struct LoggedRequest
+typedef struct LoggedRetry
 {
 	TimestampTz at;
 	int64		cost;
 	text	   *tier;			/* NULL: not known */
 	text	   *account;		/* NULL: the key's own */
-} LoggedRequest;
+} LoggedRetry;
 
 /*
  * Look a request up in the log that is uncertain; false if it is not there, or
  * was given back.  Waits for the log.  No lock.
  */
-extern bool request_read(Request *request, TimestampTz now,
-						 LoggedRequest *logged);
+extern bool retry_read(Retry *retry, TimestampTz now,
+					   LoggedRetry *logged);
 
 /* Raise an ERROR unless what was admitted is what is asked for again. */
-extern void request_require_same(const Request *request);
+extern void retry_require_same(const Retry *retry);
 
 #endif							/* TIERLIMIT_RETRY_H */

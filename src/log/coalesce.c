@@ -5,8 +5,8 @@
  *
  * Admitted calls are alike if they differ in nothing but their time and what
  * they count; denied ones, which may come as a flood, if they have the key,
- * the endpoint and the code in common.  Only rows of the same stretch of time
- * are merged, be it a second or tierlimit.log_granularity.
+ * the endpoint and the code in common.  Only rows of the same interval
+ * are coalesced, be it a second or tierlimit.log_granularity.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,22 +19,22 @@
 #include "utils/memutils.h"
 
 /* What rows are found by. */
-typedef struct MergeKey
+typedef struct CoalesceKey
 {
 	const LogRow *row;
-	int64		stretch;		/* number of the stretch of time */
-} MergeKey;
+	int64		interval;		/* number of the interval */
+} CoalesceKey;
 
-typedef struct MergeEntry
+typedef struct CoalesceEntry
 {
-	MergeKey	key;			/* hash key */
+	CoalesceKey key;			/* hash key */
 	LogRow	   *row;
-} MergeEntry;
+} CoalesceEntry;
 
-struct Merge
+struct Coalescer
 {
 	MemoryContext context;
-	HTAB	   *rows;			/* of MergeEntry; NULL: none */
+	HTAB	   *rows;			/* of CoalesceEntry; NULL: none */
 };
 
 static bool
@@ -57,12 +57,12 @@ same_address(const LogRow *a, const LogRow *b)
 }
 
 static bool
-is_alike(const MergeKey *a, const MergeKey *b)
+is_alike(const CoalesceKey *a, const CoalesceKey *b)
 {
 	const LogRow *x = a->row;
 	const LogRow *y = b->row;
 
-	if (a->stretch != b->stretch || x->error_code != y->error_code ||
+	if (a->interval != b->interval || x->error_code != y->error_code ||
 		!same_text(x, y, LOG_KEY) || !same_text(x, y, LOG_ENDPOINT))
 		return false;
 	return x->error_code != 0 ||
@@ -82,9 +82,9 @@ hash_text(uint32 hash, LogText text)
 static uint32
 hash_key(const void *key, Size size)
 {
-	const MergeKey *k = (const MergeKey *) key;
+	const CoalesceKey *k = (const CoalesceKey *) key;
 	uint32		hash = hash_combine(murmurhash32((uint32) k->row->error_code),
-									murmurhash32((uint32) k->stretch));
+									murmurhash32((uint32) k->interval));
 
 	(void) size;
 	hash = hash_text(hash, k->row->texts[LOG_KEY]);
@@ -95,18 +95,18 @@ static int
 compare_keys(const void *a, const void *b, Size size)
 {
 	(void) size;
-	return !is_alike((const MergeKey *) a, (const MergeKey *) b);
+	return !is_alike((const CoalesceKey *) a, (const CoalesceKey *) b);
 }
 
 static HTAB *
-create_rows(Merge *merge)
+create_rows(Coalescer *coalescer)
 {
 	HASHCTL		control = {
-		.keysize = sizeof(MergeKey),
-		.entrysize = sizeof(MergeEntry),
+		.keysize = sizeof(CoalesceKey),
+		.entrysize = sizeof(CoalesceEntry),
 		.hash = hash_key,
 		.match = compare_keys,
-		.hcxt = merge->context
+		.hcxt = coalescer->context
 	};
 
 	return hash_create("tierlimit rows alike", 256, &control,
@@ -114,71 +114,71 @@ create_rows(Merge *merge)
 }
 
 /* Stretches are counted anew in each minute, so that none crosses a border. */
-static MergeKey
-key_of(const LogRow *row, int64 stretch)
+static CoalesceKey
+key_of(const LogRow *row, int64 interval)
 {
-	MergeKey	key = {row, 0};
+	CoalesceKey key = {row, 0};
 
-	key.stretch = row->at / USECS_PER_MINUTE * (USECS_PER_MINUTE / stretch + 1) +
-		row->at % USECS_PER_MINUTE / stretch;
+	key.interval = row->at / USECS_PER_MINUTE * (USECS_PER_MINUTE / interval + 1) +
+		row->at % USECS_PER_MINUTE / interval;
 	return key;
 }
 
-Merge *
-merge_create(MemoryContext context)
+Coalescer *
+coalesce_create(MemoryContext context)
 {
-	Merge	   *merge = MemoryContextAlloc(context, sizeof(Merge));
+	Coalescer  *coalescer = MemoryContextAlloc(context, sizeof(Coalescer));
 
-	merge->context = AllocSetContextCreate(context, "tierlimit rows alike",
-										   ALLOCSET_DEFAULT_SIZES);
-	merge->rows = NULL;
-	return merge;
+	coalescer->context = AllocSetContextCreate(context, "tierlimit rows alike",
+											   ALLOCSET_DEFAULT_SIZES);
+	coalescer->rows = NULL;
+	return coalescer;
 }
 
 void
-merge_reset(Merge *merge)
+coalesce_reset(Coalescer *coalescer)
 {
-	if (merge->rows == NULL)
+	if (coalescer->rows == NULL)
 		return;
-	MemoryContextReset(merge->context);
-	merge->rows = NULL;
+	MemoryContextReset(coalescer->context);
+	coalescer->rows = NULL;
 }
 
 LogRow *
-merge_find(Merge *merge, LogRow *row, int64 stretch)
+coalesce_find(Coalescer *coalescer, LogRow *row, int64 interval)
 {
-	MergeKey	key = key_of(row, stretch);
-	MergeEntry *entry;
+	CoalesceKey key = key_of(row, interval);
+	CoalesceEntry *entry;
 	bool		found;
 
-	if (merge->rows == NULL)
-		merge->rows = create_rows(merge);
-	entry = hash_search(merge->rows, &key, HASH_ENTER, &found);
+	if (coalescer->rows == NULL)
+		coalescer->rows = create_rows(coalescer);
+	entry = hash_search(coalescer->rows, &key, HASH_ENTER, &found);
 	if (!found)
 		entry->row = row;
 	return entry->row;
 }
 
 LogRow *
-merge_lookup(Merge *merge, const LogRow *row, int64 stretch)
+coalesce_lookup(Coalescer *coalescer, const LogRow *row, int64 interval)
 {
-	MergeKey	key = key_of(row, stretch);
-	MergeEntry *entry = merge->rows == NULL ? NULL
-		: hash_search(merge->rows, &key, HASH_FIND, NULL);
+	CoalesceKey key = key_of(row, interval);
+	CoalesceEntry *entry = coalescer->rows == NULL ? NULL
+	: hash_search(coalescer->rows, &key, HASH_FIND, NULL);
 
 	return entry == NULL ? NULL : entry->row;
 }
 
 void
-merge_remove(Merge *merge, LogRow *row, int64 stretch)
+coalesce_remove(Coalescer *coalescer, LogRow *row, int64 interval)
 {
-	MergeKey	key = key_of(row, stretch);
+	CoalesceKey key = key_of(row, interval);
 
-	(void) hash_search(merge->rows, &key, HASH_REMOVE, NULL);
+	(void) hash_search(coalescer->rows, &key, HASH_REMOVE, NULL);
 }
 
 void
-merge_into(LogRow *row, const LogRow *other)
+coalesce_into(LogRow *row, const LogRow *other)
 {
 	/* Denials of several addresses are no one address's. */
 	if (!same_address(row, other))

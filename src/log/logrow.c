@@ -21,7 +21,7 @@ typedef struct PackedRow
 	TimestampTz at;
 	int64		requests;
 	int64		credits;
-	Oid			catalog;
+	Oid			extension_id;
 	int32		error_code;
 	int32		shadow_code;
 	uint16		lengths[LOG_TEXTS];
@@ -54,7 +54,7 @@ logrow_pack(const LogRow *row, char *to)
 	packed->at = row->at;
 	packed->requests = row->requests;
 	packed->credits = row->credits;
-	packed->catalog = row->catalog;
+	packed->extension_id = row->extension_id;
 	packed->error_code = row->error_code;
 	packed->shadow_code = row->shadow_code;
 	packed->has_address = row->has_address;
@@ -69,6 +69,7 @@ logrow_pack(const LogRow *row, char *to)
 		const LogText *text = &row->texts[i];
 
 		packed->lengths[i] = text->bytes == NULL ? NO_TEXT : text->length;
+
 		if (text->bytes == NULL)
 			continue;
 		memcpy(at, text->bytes, text->length);
@@ -85,7 +86,7 @@ logrow_unpack(const char *from, LogRow *row)
 	row->at = packed->at;
 	row->requests = packed->requests;
 	row->credits = packed->credits;
-	row->catalog = packed->catalog;
+	row->extension_id = packed->extension_id;
 	row->error_code = packed->error_code;
 	row->shadow_code = packed->shadow_code;
 	row->has_address = packed->has_address;
@@ -115,12 +116,12 @@ logrow_decisions(const LogRow *row)
 LogText
 logrow_text(const text *value)
 {
-	LogText		text = {NULL, 0};
+	LogText text = {NULL, 0};
 
 	if (value != NULL)
 	{
-		text.bytes = VARDATA_ANY(value);
-		text.length = (uint16) VARSIZE_ANY_EXHDR(value);
+		text.		bytes = VARDATA_ANY(value);
+		text.		length = (uint16) VARSIZE_ANY_EXHDR(value);
 	}
 	return text;
 }
@@ -128,13 +129,13 @@ logrow_text(const text *value)
 LogText
 logrow_endpoint(const text *value)
 {
-	LogText		text = {NULL, 0};
+	LogText text = {NULL, 0};
 
 	if (value != NULL)
 	{
-		text.bytes = VARDATA_ANY(value);
-		text.length = (uint16) pg_mbcliplen(text.bytes, VARSIZE_ANY_EXHDR(value),
-											MAX_ENDPOINT_LENGTH);
+		text.		bytes = VARDATA_ANY(value);
+		text.		length = (uint16) pg_mbcliplen(text.bytes, VARSIZE_ANY_EXHDR(value),
+												   MAX_ENDPOINT_LENGTH);
 	}
 	return text;
 }

@@ -42,7 +42,8 @@ typedef struct LogRow
 	TimestampTz at;
 	int64		requests;
 	int64		credits;
-	Oid			catalog;		/* see Scope: whose log this belongs to */
+	Oid			extension_id;	/* see InstallationId: whose log this belongs
+								 * to */
 	int32		error_code;		/* 0: admitted */
 	int32		shadow_code;	/* 0: NULL */
 	bool		has_address;
@@ -60,7 +61,7 @@ extern uint32 logrow_size(const LogRow *row);
 extern void logrow_pack(const LogRow *row, char *to);
 extern void logrow_unpack(const char *from, LogRow *row);
 
-/* How many decisions it stands for, in the queue: some were held back together. */
+/* How many decisions it stands for, in the queue: some were delayed together. */
 extern int64 logrow_decisions(const LogRow *row);
 
 /* For texts of SQL; NULL: no text. */

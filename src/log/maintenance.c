@@ -32,7 +32,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-#define UPKEEP_PAUSE USECS_PER_HOUR
+#define MAINTENANCE_PAUSE USECS_PER_HOUR
 #define RETRY_PAUSE USECS_PER_MINUTE
 
 /* An hour is over for us when its last calls are surely written. */
@@ -43,38 +43,38 @@
 #define LONGEST_STEP (366 * USECS_PER_DAY)
 
 /* What is done for an installation, and when again; all zero: at once. */
-typedef struct Upkeep
+typedef struct Maintenance
 {
-	Oid			catalog;		/* see Scope */
+	Oid			extension_id;	/* see InstallationId */
 	TimestampTz partitions_due;
 	TimestampTz drops_due;
 	TimestampTz sums_due;
 	int64		step;			/* of the sums, in microseconds */
-} Upkeep;
+} Maintenance;
 
-static Upkeep upkeep;
+static Maintenance maintenance;
 
 /* These two do a piece of what is to be done; a row says that there is more. */
-static Statement add_partitions = {
+static SpiStatement add_partitions = {
 	"SELECT FROM tierlimit.add_log_partitions() AS more WHERE more", 0, {0},
 	NULL
 };
 
-static Statement drop_old_log = {
+static SpiStatement drop_old_log = {
 	"SELECT FROM tierlimit.drop_old_log($1) AS more WHERE more",
 	1, {INTERVALOID}, NULL
 };
 
-static Statement sum_log = {
+static SpiStatement sum_log = {
 	"SELECT tierlimit.sum_log($1)", 1, {TIMESTAMPTZOID}, NULL
 };
 
-static Statement read_state = {
+static SpiStatement read_state = {
 	"SELECT summed_until FROM tierlimit.log_state", 0, {0}, NULL
 };
 
 /* A log is summed up from the hour on in which its first row is written. */
-static Statement make_state = {
+static SpiStatement make_state = {
 	"INSERT INTO tierlimit.log_state (summed_until) VALUES"
 	" (pg_catalog.date_trunc('hour', pg_catalog.now(), 'UTC'))", 0, {0}, NULL
 };
@@ -83,13 +83,13 @@ static Statement make_state = {
 static void
 know_installation(void)
 {
-	Oid			catalog = installation()->scope.catalog;
+	Oid			extension_id = installation()->id.extension_id;
 
-	if (upkeep.catalog != catalog)
+	if (maintenance.extension_id != extension_id)
 	{
-		memset(&upkeep, 0, sizeof(Upkeep));
-		upkeep.catalog = catalog;
-		upkeep.step = USECS_PER_HOUR;
+		memset(&maintenance, 0, sizeof(Maintenance));
+		maintenance.extension_id = extension_id;
+		maintenance.step = USECS_PER_HOUR;
 	}
 }
 
@@ -97,26 +97,26 @@ know_installation(void)
 static bool
 read_summed_until(TimestampTz *summed_until)
 {
-	Reading		reading;
+	SpiReading	reading;
 	bool		found;
 
-	query_begin(&reading);
-	query_run(&reading, &read_state, NULL);
+	spi_begin(&reading);
+	spi_run(&reading, &read_state, NULL);
 	found = SPI_processed > 0;
 	if (found)
-		*summed_until = DatumGetTimestampTz(query_value(0, 1, (Datum) 0));
-	query_end(&reading);
+		*summed_until = DatumGetTimestampTz(spi_value(0, 1, (Datum) 0));
+	spi_end(&reading);
 	return found;
 }
 
 TimestampTz
-upkeep_summed_until(void)
+maintenance_summed_until(void)
 {
 	TimestampTz summed_until;
 
 	if (read_summed_until(&summed_until))
 		return summed_until;
-	query_write(&make_state, NULL, NULL);
+	spi_write(&make_state, NULL, NULL);
 	CommandCounterIncrement();
 	if (!read_summed_until(&summed_until))
 		elog(ERROR, "tierlimit.log_state is empty");
@@ -134,18 +134,18 @@ closed_until(TimestampTz now)
 static void
 keep_up_partitions(TimestampTz now)
 {
-	upkeep.partitions_due = now + RETRY_PAUSE;
-	if (query_write(&add_partitions, NULL, NULL) > 0)
-		upkeep.partitions_due = now;
+	maintenance.partitions_due = now + RETRY_PAUSE;
+	if (spi_write(&add_partitions, NULL, NULL) > 0)
+		maintenance.partitions_due = now;
 	else
-		upkeep.partitions_due = now + UPKEEP_PAUSE;
+		maintenance.partitions_due = now + MAINTENANCE_PAUSE;
 }
 
 void
-upkeep_prepare(void)
+maintenance_prepare(void)
 {
 	know_installation();
-	if (upkeep.partitions_due == 0)
+	if (maintenance.partitions_due == 0)
 		keep_up_partitions(GetCurrentTimestamp());
 }
 
@@ -153,25 +153,26 @@ upkeep_prepare(void)
 static void
 sum_up(TimestampTz now)
 {
-	TimestampTz from = upkeep_summed_until();
+	TimestampTz from = maintenance_summed_until();
 	TimestampTz until = closed_until(now);
 	Datum		arg;
 	int64		took;
 
-	upkeep.sums_due = now + RETRY_PAUSE;
+	maintenance.sums_due = now + RETRY_PAUSE;
 	if (from < until)
 	{
-		until = Min(from + upkeep.step, until);
-		until -= until % USECS_PER_MINUTE;	/* sums of minutes are of whole ones */
+		until = Min(from + maintenance.step, until);
+		until -= until % USECS_PER_MINUTE;	/* sums of minutes are of whole
+											 * ones */
 		arg = TimestampTzGetDatum(until);
-		query_write(&sum_log, &arg, NULL);
+		spi_write(&sum_log, &arg, NULL);
 		took = GetCurrentTimestamp() - now;
 		if (took < STEP_GOAL / 2)
-			upkeep.step = Min(upkeep.step * 2, LONGEST_STEP);
+			maintenance.step = Min(maintenance.step * 2, LONGEST_STEP);
 		else if (took > STEP_GOAL * 2)
-			upkeep.step = Max(upkeep.step / 2, SHORTEST_STEP);
+			maintenance.step = Max(maintenance.step / 2, SHORTEST_STEP);
 	}
-	upkeep.sums_due = until < closed_until(now) ? 0
+	maintenance.sums_due = until < closed_until(now) ? 0
 		: closed_until(now) + USECS_PER_HOUR + CLOSING_TIME;
 }
 
@@ -181,40 +182,40 @@ drop_old(TimestampTz now)
 	Interval	retention = {0};
 	Datum		arg = IntervalPGetDatum(&retention);
 
-	upkeep.drops_due = now + RETRY_PAUSE;
+	maintenance.drops_due = now + RETRY_PAUSE;
 	retention.time = tierlimit_log_retention * USECS_PER_MINUTE;
-	if (query_write(&drop_old_log, &arg, NULL) > 0)
-		upkeep.drops_due = now;
+	if (spi_write(&drop_old_log, &arg, NULL) > 0)
+		maintenance.drops_due = now;
 	else
-		upkeep.drops_due = now + UPKEEP_PAUSE;
+		maintenance.drops_due = now + MAINTENANCE_PAUSE;
 }
 
 bool
-upkeep_is_due(void)
+maintenance_is_due(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	return now >= Min(upkeep.partitions_due,
-					  Min(upkeep.sums_due, upkeep.drops_due));
+	return now >= Min(maintenance.partitions_due,
+					  Min(maintenance.sums_due, maintenance.drops_due));
 }
 
 /* One thing at a time, each in a transaction of its own; drops are last. */
 void
-upkeep_run(void)
+maintenance_run(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (installation_if_any() == NULL)
 	{
-		upkeep.partitions_due = upkeep.sums_due = upkeep.drops_due =
+		maintenance.partitions_due = maintenance.sums_due = maintenance.drops_due =
 			now + RETRY_PAUSE;
 		return;
 	}
 	know_installation();
-	if (now >= upkeep.partitions_due)
+	if (now >= maintenance.partitions_due)
 		keep_up_partitions(now);
-	else if (now >= upkeep.sums_due)
+	else if (now >= maintenance.sums_due)
 		sum_up(now);
-	else if (now >= upkeep.drops_due)
+	else if (now >= maintenance.drops_due)
 		drop_old(now);
 }

@@ -17,13 +17,13 @@
  * The time up to which decisions are summed up by hours.  Once this transaction
  * has written to the log, nobody else can move it on until its end.
  */
-extern TimestampTz upkeep_summed_until(void);
+extern TimestampTz maintenance_summed_until(void);
 
 /* Have the partitions made, if none were made yet. */
-extern void upkeep_prepare(void);
+extern void maintenance_prepare(void);
 
 /* Whether there is anything to do; and do some of it. */
-extern bool upkeep_is_due(void);
-extern void upkeep_run(void);
+extern bool maintenance_is_due(void);
+extern void maintenance_run(void);
 
 #endif							/* TIERLIMIT_MAINTENANCE_H */

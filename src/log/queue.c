@@ -6,7 +6,7 @@
  * What bounds it: tierlimit.log_buffer is divided, at server start, into
  * NUM_QUEUES queues, each half as large as the one before.  A database takes
  * the largest free one at its first call, and has it until its writer leaves
- * for lack of work, or because other databases wait for their turn.
+ * for lack of part, or because other databases wait for their turn.
  *
  * States: FREE -> OPEN, when a database takes it, -> CLOSED, when its writer is
  * about to leave, -> FREE, if all is written, or OPEN again.  An open queue takes
@@ -338,7 +338,7 @@ queue_free_bytes(LogQueue *queue)
 {
 	uint64		tail = ring_tail(&queue->ring);
 	uint64		taken = ring_head(&queue->ring) - tail +
-		pg_atomic_read_u64(&queue->ring.kept);
+	pg_atomic_read_u64(&queue->ring.kept);
 
 	return taken < queue->ring.size ? queue->ring.size - taken : 0;
 }
@@ -646,7 +646,7 @@ queue_restore(int number, Oid database, uint64 tail, uint64 head,
 QueueTotals
 queue_totals(void)
 {
-	QueueTotals	totals = {.written_until = DT_NOEND};
+	QueueTotals totals = {.written_until = DT_NOEND};
 
 	for (int i = 0; i < NUM_QUEUES; i++)
 	{

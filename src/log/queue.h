@@ -19,7 +19,8 @@ typedef enum QueueState
 {
 	QUEUE_FREE,					/* nobody's */
 	QUEUE_OPEN,					/* takes a database's rows; see queue.c */
-	QUEUE_CLOSED				/* takes none: its writer is leaving or has left */
+	QUEUE_CLOSED				/* takes none: its writer is leaving or has
+								 * left */
 } QueueState;
 
 #define MAX_FAILURE_MESSAGE 256

@@ -123,17 +123,17 @@ ring_reserve_kept(Ring *ring, uint32 length, RingPlace *place)
 /*
  * Where a process writes to a page of shared memory for the first time, the
  * kernel maps that one; where it reads, 16 of them (fault_around_bytes).  So we
- * look at each stretch before we write to it.
+ * look at each of these before we write to it.
  */
 static inline void
 map_around(const char *entry)
 {
 	static uintptr_t mapped = 0;
-	uintptr_t	stretch = (uintptr_t) entry / MAPPED_AT_ONCE;
+	uintptr_t	sixteen = (uintptr_t) entry / MAPPED_AT_ONCE;
 
-	if (stretch != mapped)
+	if (sixteen != mapped)
 		(void) *(const volatile char *) entry;
-	mapped = stretch;
+	mapped = sixteen;
 }
 
 void *

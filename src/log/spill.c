@@ -259,7 +259,7 @@ write_file(const char *content, Size size)
 {
 	FILE	   *file = AllocateFile(SPILL_FILE ".tmp", PG_BINARY_W);
 	bool		written = file != NULL &&
-		fwrite(content, 1, size, file) == size;
+	fwrite(content, 1, size, file) == size;
 
 	if (file != NULL && FreeFile(file) != 0)
 		written = false;

@@ -56,7 +56,7 @@ static LogQueue *queue = NULL;
 static MemoryContext worker_context;
 
 /* How many sessions waited for the last commit, and how long it took. */
-static uint32 company = 0;
+static uint32 last_group = 0;
 static int64 commit_time = 0;	/* microseconds */
 
 /* When the server's log was last told that we can't write; 0: we could, since. */
@@ -213,12 +213,12 @@ sleep_for(long ms)
  * that not each of two halves waits for the other's commit.
  */
 static void
-wait_for_company(void)
+wait_for_group(void)
 {
 	TimestampTz until = GetCurrentTimestamp() +
-		Min(commit_time / 4, LONGEST_COMPANY);
+	Min(commit_time / 4, LONGEST_COMPANY);
 
-	while (pg_atomic_read_u32(&queue->waiting) < company &&
+	while (pg_atomic_read_u32(&queue->waiting) < last_group &&
 		   GetCurrentTimestamp() < until && !ShutdownRequestPending)
 		sleep_for(1);
 }
@@ -262,8 +262,8 @@ flush_batch(Task task)
 	TimestampTz start;
 	ErrorData  *error;
 
-	wait_for_company();
-	company = pg_atomic_read_u32(&queue->waiting);
+	wait_for_group();
+	last_group = pg_atomic_read_u32(&queue->waiting);
 	start = GetCurrentTimestamp();
 	error = attempt(task, "writing the request log");
 	commit_time = GetCurrentTimestamp() - start;
@@ -299,13 +299,13 @@ flush_queue(void)
 	return true;
 }
 
-/* ... and what is held back by then; false if it failed. */
+/* ... and what is delayed by then; false if it failed. */
 static bool
 flush_everything(void)
 {
 	if (!flush_queue())
 		return false;
-	for (int held = writer_held(); held > 0; held -= WRITER_MAX_ROWS)
+	for (int delayed = writer_delayed(); delayed > 0; delayed -= WRITER_MAX_ROWS)
 		if (!flush_batch(write_everything))
 			return false;
 	return true;
@@ -329,7 +329,7 @@ flush_wanted(void)
 static void
 keep_up(void)
 {
-	ErrorData  *error = attempt(upkeep_run, "keeping partitions and sums of the request log");
+	ErrorData  *error = attempt(maintenance_run, "keeping partitions and sums of the request log");
 
 	if (error != NULL)
 		FreeErrorData(error);
@@ -430,7 +430,7 @@ work(void)
 	{
 		TimestampTz now = GetCurrentTimestamp();
 
-		if (upkeep_is_due())
+		if (maintenance_is_due())
 			keep_up();
 		if (anything_to_write())
 			active = now;
@@ -439,7 +439,7 @@ work(void)
 			pause_before_retry();
 		if (is_to_leave(now, active) && leave())
 			return;
-		if (upkeep_is_due())
+		if (maintenance_is_due())
 			sleep_for(0);
 		else
 			rest(now, active);

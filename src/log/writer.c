@@ -8,7 +8,7 @@
  * transaction has committed.  So an ERROR, or the end of the worker, neither
  * loses a row nor doubles one.
  *
- * Denied calls are held back until their second is over, so that a flood of
+ * Denied calls are delayed until their second is over, so that a flood of
  * them is a row a second; a writer that ends without having written them returns
  * them to the queue.  Whoever has no key makes no more rows than
  * MAX_ROWS_A_SECOND, whatever they vary.  A batch's memory is bounded
@@ -54,7 +54,7 @@
 #define MAX_ROWS_A_SECOND 1000
 #define MAX_DETAILED_ROWS (MAX_ROWS_A_SECOND - 100)
 
-/* How many rows of a second were held back. */
+/* How many rows of a second were delayed. */
 typedef struct SecondCount
 {
 	int64		second;
@@ -64,18 +64,19 @@ typedef struct SecondCount
 /* Of the last seconds; denials come in about the order of their times. */
 #define COUNTED_SECONDS 64
 
-typedef struct HeldRow
+typedef struct DelayedRow
 {
 	LogRow		row;			/* first: coalesce.c returns it */
 	dlist_node	node;
 	TimestampTz due;
 	uint32		bytes;			/* that it would take in the queue */
 	uint64		batch;			/* the last one that added to it: */
-	int64		added_requests; /* so much, which is in the queue as well until */
+	int64		added_requests; /* so much, which is in the queue as well
+								 * until */
 	int64		added_credits;	/* that batch is committed */
-} HeldRow;
+} DelayedRow;
 
-/* What is to be written next: its rows are in the queue, or held. */
+/* What is to be written next: its rows are in the queue, or delayed. */
 typedef struct Batch
 {
 	uint64		number;			/* of the batches so far */
@@ -83,24 +84,24 @@ typedef struct Batch
 	TimestampTz until;			/* when that began */
 	int			count;
 	int64		decisions;
-	Oid			catalog;		/* see Scope: whose rows these are */
+	Oid			extension_id;	/* see InstallationId: whose rows these are */
 	bool		collected;
 	bool		redates;		/* it is one row, which changes others' times */
 	LogRow	   *rows[WRITER_MAX_ROWS + 1];
 	LogRow		queued[WRITER_MAX_ROWS + 1];
-	dlist_head	held;			/* rows that are to be freed afterwards */
+	dlist_head	delayed;		/* rows that are to be freed afterwards */
 } Batch;
 
 static Batch *batch;			/* allocated by writer_init() */
-static MemoryContext writer_context;	/* held rows */
+static MemoryContext writer_context;	/* delayed rows */
 static MemoryContext insert_context;	/* arrays of one INSERT */
-static Merge *alike_admitted;	/* of the batch */
-static Merge *alike_denied;		/* of those held back */
-static dlist_head held;			/* HeldRows, the oldest first */
-static int	held_count = 0;
-static uint64 held_bytes = 0;	/* that they would take in the queue */
-static uint64 held_limit = 0;	/* and may take */
-static SecondCount held_in[COUNTED_SECONDS];
+static Coalescer *alike_admitted;	/* of the batch */
+static Coalescer *alike_denied; /* of those delayed */
+static dlist_head delayed;		/* HeldRows, the oldest first */
+static int	delayed_count = 0;
+static uint64 delayed_bytes = 0;	/* that they would take in the queue */
+static uint64 delayed_limit = 0;	/* and may take */
+static SecondCount delayed_in[COUNTED_SECONDS];
 
 #define LOG_COLUMNS 11
 
@@ -113,7 +114,7 @@ static SecondCount held_in[COUNTED_SECONDS];
  * (In FROM, each array would go through a store of tuples of its own, which
  * costs as much as the rest.)
  */
-static Statement insert_rows = {
+static SpiStatement insert_rows = {
 	"INSERT INTO tierlimit.request_log (at, key, account, tier, endpoint, ip,"
 	" error_code, requests, credits, shadow_code, request_id)"
 	" SELECT unnest($1), unnest($2), unnest($3), unnest($4), unnest($5),"
@@ -122,12 +123,12 @@ static Statement insert_rows = {
 };
 
 /* To the hours that are summed up already. */
-static Statement sum_late_rows = {
+static SpiStatement sum_late_rows = {
 	"SELECT tierlimit.sum_late_rows($1, $2, $3, $4, $5, $7, $8, $9, $12)",
 	LOG_COLUMNS + 1, {COLUMN_TYPES, TIMESTAMPTZOID}, NULL
 };
 
-static Statement redate_rows = {
+static SpiStatement redate_rows = {
 	"SELECT tierlimit.redate_rows($1, $2, $3)", 3,
 	{INT4OID, TEXTOID, TIMESTAMPTZOID}, NULL
 };
@@ -140,30 +141,30 @@ writer_init(void)
 	insert_context = AllocSetContextCreate(TopMemoryContext, "tierlimit insert",
 										   ALLOCSET_DEFAULT_SIZES);
 	batch = MemoryContextAllocZero(writer_context, sizeof(Batch));
-	dlist_init(&batch->held);
-	alike_admitted = merge_create(writer_context);
-	alike_denied = merge_create(writer_context);
-	dlist_init(&held);
+	dlist_init(&batch->delayed);
+	alike_admitted = coalesce_create(writer_context);
+	alike_denied = coalesce_create(writer_context);
+	dlist_init(&delayed);
 }
 
 int
-writer_held(void)
+writer_delayed(void)
 {
-	return held_count;
+	return delayed_count;
 }
 
 bool
 writer_has_rows(void)
 {
-	return batch->collected || held_count > 0;
+	return batch->collected || delayed_count > 0;
 }
 
 /* A copy with its texts, to outlive the queue's. */
-static HeldRow *
+static DelayedRow *
 copy_row(const LogRow *row)
 {
-	HeldRow    *copy = MemoryContextAlloc(writer_context,
-										  sizeof(HeldRow) + logrow_size(row));
+	DelayedRow *copy = MemoryContextAlloc(writer_context,
+										  sizeof(DelayedRow) + logrow_size(row));
 	char	   *bytes = (char *) (copy + 1);
 
 	logrow_pack(row, bytes);
@@ -174,23 +175,23 @@ copy_row(const LogRow *row)
 	return copy;
 }
 
-/* Put down what the batch adds to a row that is held back already. */
+/* Put down what the batch adds to a row that is delayed already. */
 static void
-note_added(HeldRow *held, const HeldRow *more)
+note_added(DelayedRow *delayed, const DelayedRow *more)
 {
-	if (held->batch != batch->number)
-		held->added_requests = held->added_credits = 0;
-	held->batch = batch->number;
-	held->added_requests += more->added_requests;
-	held->added_credits += more->added_credits;
+	if (delayed->batch != batch->number)
+		delayed->added_requests = delayed->added_credits = 0;
+	delayed->batch = batch->number;
+	delayed->added_requests += more->added_requests;
+	delayed->added_credits += more->added_credits;
 }
 
-/* How many rows of this time's second were held back so far. */
+/* How many rows of this time's second were delayed so far. */
 static int *
-held_in_second(TimestampTz at)
+delayed_in_second(TimestampTz at)
 {
 	int64		second = at / USECS_PER_SEC;
-	SecondCount *count = &held_in[(uint64) second % COUNTED_SECONDS];
+	SecondCount *count = &delayed_in[(uint64) second % COUNTED_SECONDS];
 
 	if (count->second != second)
 	{
@@ -218,42 +219,42 @@ without_details(const LogRow *row)
 	return sum;
 }
 
-/* The row like this one that is held back already; NULL if there is none. */
-static HeldRow *
-find_held(const LogRow *row)
+/* The row like this one that is delayed already; NULL if there is none. */
+static DelayedRow *
+find_delayed(const LogRow *row)
 {
-	return (HeldRow *) merge_lookup(alike_denied, row, USECS_PER_SEC);
+	return (DelayedRow *) coalesce_lookup(alike_denied, row, USECS_PER_SEC);
 }
 
 static void
 hold_back(const LogRow *row)
 {
-	int		   *rows = held_in_second(row->at);
-	HeldRow    *like = find_held(row);
-	HeldRow    *copy;
+	int		   *rows = delayed_in_second(row->at);
+	DelayedRow *like = find_delayed(row);
+	DelayedRow *copy;
 	LogRow		sum;
 
 	if (like == NULL && *rows >= MAX_DETAILED_ROWS)
 	{
 		sum = without_details(row);
-		like = find_held(&sum);
+		like = find_delayed(&sum);
 		row = &sum;
 	}
 	copy = copy_row(row);
 	if (like != NULL)
 	{
-		merge_into(&like->row, row);
+		coalesce_into(&like->row, row);
 		note_added(like, copy);
 		pfree(copy);
 		return;
 	}
-	(void) merge_find(alike_denied, &copy->row, USECS_PER_SEC);
+	(void) coalesce_find(alike_denied, &copy->row, USECS_PER_SEC);
 	copy->bytes = ring_entry_size(logrow_size(&copy->row));
-	held_bytes += copy->bytes;
+	delayed_bytes += copy->bytes;
 	copy->due = GetCurrentTimestamp() + HOLD_MARGIN +
 		USECS_PER_SEC - row->at % USECS_PER_SEC;
-	dlist_push_tail(&held, &copy->node);
-	held_count++;
+	dlist_push_tail(&delayed, &copy->node);
+	delayed_count++;
 	(*rows)++;
 }
 
@@ -292,51 +293,51 @@ add_to_batch(const LogRow *whole)
 
 	/* What comes after a refund is not what it gave back. */
 	if (row->requests < 0 || row->credits < 0 || row->is_reset)
-		merge_reset(alike_admitted);
+		coalesce_reset(alike_admitted);
 	if (tierlimit_log_granularity > 0 && row->requests > 0)
 	{
-		LogRow	   *like = merge_find(alike_admitted, own,
-									  tierlimit_log_granularity * INT64CONST(1000));
+		LogRow	   *like = coalesce_find(alike_admitted, own,
+										 tierlimit_log_granularity * INT64CONST(1000));
 
 		if (like != own)
 		{
-			merge_into(like, row);
+			coalesce_into(like, row);
 			return;
 		}
 	}
 	batch->rows[batch->count++] = own;
 }
 
-/* What is held back may have to be returned to the queue: leave it room there. */
+/* What is delayed may have to be returned to the queue: leave it room there. */
 static void
 keep_room(LogQueue *queue)
 {
 	pg_atomic_write_u64(&queue->ring.kept,
-						held_bytes == 0 ? 0 : held_bytes + LARGEST_ENTRY);
+						delayed_bytes == 0 ? 0 : delayed_bytes + LARGEST_ENTRY);
 }
 
-/* Add what is due of the rows that are held back. */
+/* Add what is due of the rows that are delayed. */
 static void
 add_held_rows(bool everything)
 {
 	dlist_mutable_iter iter;
 	TimestampTz now = GetCurrentTimestamp();
 
-	everything |= held_count > WRITER_MAX_ROWS || held_bytes > held_limit;
-	dlist_foreach_modify(iter, &held)
+	everything |= delayed_count > WRITER_MAX_ROWS || delayed_bytes > delayed_limit;
+	dlist_foreach_modify(iter, &delayed)
 	{
-		HeldRow    *row = dlist_container(HeldRow, node, iter.cur);
+		DelayedRow *row = dlist_container(DelayedRow, node, iter.cur);
 
 		if (batch->count == WRITER_MAX_ROWS)
 			return;
 		if (row->due > now && !everything)
 			continue;
-		merge_remove(alike_denied, &row->row, USECS_PER_SEC);
+		coalesce_remove(alike_denied, &row->row, USECS_PER_SEC);
 		dlist_delete(&row->node);
-		dlist_push_tail(&batch->held, &row->node);
-		held_count--;
+		dlist_push_tail(&batch->delayed, &row->node);
+		delayed_count--;
 		batch->decisions += logrow_decisions(&row->row);
-		if (row->row.catalog == batch->catalog)
+		if (row->row.extension_id == batch->extension_id)
 			batch->rows[batch->count++] = &row->row;
 	}
 }
@@ -356,16 +357,16 @@ collect(LogQueue *queue, bool everything)
 	const Installation *here = installation_if_any();
 	const char *packed;
 
-	batch->catalog = here == NULL ? InvalidOid : here->scope.catalog;
+	batch->extension_id = here == NULL ? InvalidOid : here->id.extension_id;
 	batch->position = ring_tail(&queue->ring);
 	batch->until = GetCurrentTimestamp();
 	batch->count = 0;
 	batch->decisions = 0;
 	batch->redates = false;
-	merge_reset(alike_admitted);
-	held_limit = queue->ring.size / 4;
-	while (batch->count < WRITER_MAX_ROWS && held_count <= WRITER_MAX_ROWS &&
-		   held_bytes <= held_limit &&
+	coalesce_reset(alike_admitted);
+	delayed_limit = queue->ring.size / 4;
+	while (batch->count < WRITER_MAX_ROWS && delayed_count <= WRITER_MAX_ROWS &&
+		   delayed_bytes <= delayed_limit &&
 		   !batch->redates)
 	{
 		uint64		before = batch->position;
@@ -380,7 +381,7 @@ collect(LogQueue *queue, bool everything)
 			batch->position = before;
 			break;
 		}
-		if (here == NULL || row.catalog != here->scope.catalog ||
+		if (here == NULL || row.extension_id != here->id.extension_id ||
 			says_nothing(&row))
 			batch->decisions += logrow_decisions(&row);
 		else if (row.error_code == LOG_REDATES)
@@ -405,9 +406,10 @@ collect(LogQueue *queue, bool everything)
 static Datum
 text_value(const LogRow *row, LogTextColumn which, bool *is_null)
 {
-	LogText		text = row->texts[which];
+	LogText text = row->texts[which];
 
 	*is_null = text.bytes == NULL;
+
 	return *is_null ? (Datum) 0
 		: PointerGetDatum(cstring_to_text_with_len(text.bytes, text.length));
 }
@@ -574,11 +576,11 @@ compare_rows(const void *a, const void *b)
 
 /* Whether the extension was dropped since; if it was made anew, too. */
 static bool
-is_gone(Oid catalog)
+is_gone(Oid extension_id)
 {
 	const Installation *here = installation_if_any();
 
-	return here == NULL || here->scope.catalog != catalog;
+	return here == NULL || here->id.extension_id != extension_id;
 }
 
 static void
@@ -595,17 +597,17 @@ insert_batch(void)
 		args[i] = column_array(i);
 	MemoryContextSwitchTo(old);
 
-	upkeep_prepare();
-	query_write(&insert_rows, args, NULL);
+	maintenance_prepare();
+	spi_write(&insert_rows, args, NULL);
 	/* It may have waited for DROP EXTENSION, and found the next one's table. */
-	if (is_gone(batch->catalog))
+	if (is_gone(batch->extension_id))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("the extension \"tierlimit\" was dropped while its request log was written")));
-	summed_until = upkeep_summed_until();
+	summed_until = maintenance_summed_until();
 	args[LOG_COLUMNS] = TimestampTzGetDatum(summed_until);
 	if (any_before(summed_until))
-		query_write(&sum_late_rows, args, NULL);
+		spi_write(&sum_late_rows, args, NULL);
 }
 
 /* Bring rows that are later than a time to that time. */
@@ -619,7 +621,7 @@ redate(const LogRow *row)
 		TimestampTzGetDatum(row->at)
 	};
 
-	query_write(&redate_rows, args, NULL);
+	spi_write(&redate_rows, args, NULL);
 }
 
 void
@@ -627,7 +629,7 @@ writer_write(LogQueue *queue, bool everything)
 {
 	if (!batch->collected)
 		collect(queue, everything);
-	if (batch->count == 0 || is_gone(batch->catalog))
+	if (batch->count == 0 || is_gone(batch->extension_id))
 		return;
 	if (batch->redates)
 		redate(batch->rows[0]);
@@ -640,13 +642,13 @@ writer_committed(LogQueue *queue)
 {
 	queue_note_commit(XactLastCommitEnd);
 	queue_advance(queue, batch->position, batch->decisions, batch->count,
-				batch->until);
-	while (!dlist_is_empty(&batch->held))
+				  batch->until);
+	while (!dlist_is_empty(&batch->delayed))
 	{
-		HeldRow    *row = dlist_container(HeldRow, node,
-										  dlist_pop_head_node(&batch->held));
+		DelayedRow *row = dlist_container(DelayedRow, node,
+										  dlist_pop_head_node(&batch->delayed));
 
-		held_bytes -= row->bytes;
+		delayed_bytes -= row->bytes;
 		pfree(row);
 	}
 	keep_room(queue);
@@ -655,7 +657,7 @@ writer_committed(LogQueue *queue)
 }
 
 /*
- * Return what is held back to the queue, but for what a batch that was not
+ * Return what is delayed to the queue, but for what a batch that was not
  * committed had added to it: that is there yet.
  */
 static void
@@ -665,14 +667,14 @@ put_back(LogQueue *queue, dlist_head *rows)
 
 	dlist_foreach(iter, rows)
 	{
-		const HeldRow *held = dlist_container(HeldRow, node, iter.cur);
-		LogRow		row = held->row;
+		const DelayedRow *delayed = dlist_container(DelayedRow, node, iter.cur);
+		LogRow		row = delayed->row;
 		RingPlace	place;
 
-		if (held->batch == batch->number)
+		if (delayed->batch == batch->number)
 		{
-			row.requests -= held->added_requests;
-			row.credits -= held->added_credits;
+			row.requests -= delayed->added_requests;
+			row.credits -= delayed->added_credits;
 		}
 		if (row.requests == 0)
 			continue;
@@ -688,8 +690,8 @@ writer_put_back(LogQueue *queue)
 {
 	if (batch == NULL)
 		return;
-	put_back(queue, &batch->held);
-	put_back(queue, &held);
-	held_bytes = 0;
+	put_back(queue, &batch->delayed);
+	put_back(queue, &delayed);
+	delayed_bytes = 0;
 	keep_room(queue);
 }

@@ -10,7 +10,7 @@
 
 #include "log/queue.h"
 
-/* Rows of one INSERT, and denials held back, are about this many at most. */
+/* Rows of one INSERT, and denials delayed, are about this many at most. */
 #define WRITER_MAX_ROWS 8192
 
 /* From the worker, once. */
@@ -18,7 +18,7 @@ extern void writer_init(void);
 
 /*
  * Write one batch in the running transaction, and what has become due of what
- * was held back: everything, if the worker is about to leave.  The caller
+ * was delayed: everything, if the worker is about to leave.  The caller
  * commits and then calls writer_committed(); or, having aborted, this again.
  */
 extern void writer_write(LogQueue *queue, bool everything);
@@ -27,13 +27,13 @@ extern void writer_write(LogQueue *queue, bool everything);
 extern void writer_committed(LogQueue *queue);
 
 /*
- * Return the rows that are held back to the queue, as far as there is room: for
+ * Return the rows that are delayed to the queue, as far as there is room: for
  * a writer that ends without having written them.  Raises no ERROR.
  */
 extern void writer_put_back(LogQueue *queue);
 
-/* How many rows are held back, to be written later. */
-extern int	writer_held(void);
+/* How many rows are delayed, to be written later. */
+extern int	writer_delayed(void);
 
 /*
  * Whether there are such, or a batch that could not be written yet, whose rows

@@ -3,7 +3,7 @@
  * claim.c
  *		One session at a time compares a subject with the request log.
  *
- * Whoever has claimed a subject (subject->filling) is alone with it: others
+ * Whoever has claimed a subject (subject->claimed) is alone with it: others
  * that want to change what is counted wait, while no lock is held.  An ERROR,
  * or the end of the session, gives the claim back.
  *
@@ -26,7 +26,7 @@
 static bool
 try_take(const SubjectName *name, bool *fits)
 {
-	Purse		purse = {.base = store->blocks};
+	BlockList	spare = {.base = store->blocks};
 	Subject    *subject;
 	bool		taken = false;
 
@@ -35,13 +35,13 @@ try_take(const SubjectName *name, bool *fits)
 	subject = subject_find(name);
 	if (subject == NULL)
 	{
-		*fits = pool_fill(&store->pool, &purse, subject_blocks(name),
+		*fits = pool_fill(&store->pool, &spare, subject_blocks(name),
 						  partition_of(name->hash));
 		if (*fits)
-			subject = subject_create(name, &purse);
+			subject = subject_create(name, &spare);
 	}
-	if (subject != NULL && !subject->filling)
-		subject->filling = taken = true;
+	if (subject != NULL && !subject->claimed)
+		subject->claimed = taken = true;
 	partition_unlock(&name->hash, 1);
 	return taken;
 }
@@ -68,9 +68,9 @@ claim_release(const SubjectName *name)
 	partition_lock(&name->hash, 1, LW_EXCLUSIVE);
 	subject = subject_find(name);
 	if (subject != NULL)
-		subject->filling = false;
+		subject->claimed = false;
 	partition_unlock(&name->hash, 1);
-	ConditionVariableBroadcast(&store->filled);
+	ConditionVariableBroadcast(&store->claims_changed);
 }
 
 void
@@ -89,14 +89,14 @@ claim_wait(const SubjectName *name)
 	for (;;)
 	{
 		Subject    *subject;
-		bool		filling;
+		bool		claimed;
 
-		ConditionVariablePrepareToSleep(&store->filled);
+		ConditionVariablePrepareToSleep(&store->claims_changed);
 		partition_lock(&name->hash, 1, LW_SHARED);
 		subject = subject_find(name);
-		filling = subject != NULL && subject->filling;
+		claimed = subject != NULL && subject->claimed;
 		partition_unlock(&name->hash, 1);
-		if (!filling)
+		if (!claimed)
 			break;
 		if (GetCurrentTimestamp() - since > CALL_PATIENCE)
 			ereport(ERROR,
@@ -105,7 +105,7 @@ claim_wait(const SubjectName *name)
 					 errdetail("Another session has been reading it from the request log for %d seconds.",
 							   (int) (CALL_PATIENCE / USECS_PER_SEC)),
 					 errhint("See whether somebody holds a lock on tierlimit.request_log.")));
-		ConditionVariableTimedSleep(&store->filled, 1000,
+		ConditionVariableTimedSleep(&store->claims_changed, 1000,
 									extension_wait_event(&wait_event, "TierlimitRebuild"));
 	}
 	ConditionVariableCancelSleep();
@@ -121,7 +121,7 @@ claim_log_position(const SubjectName *name)
 	subject = subject_find(name);
 	position = subject == NULL ? 0 : subject->log_position;
 	position = Max(position,
-				   store->partitions[partition_of(name->hash)].stats.stray_position);
+				   store->partitions[partition_of(name->hash)].stats.absent_log_position);
 	partition_unlock(&name->hash, 1);
 	if (name->kind == SUBJECT_ADDRESS)
 		position = Max(position,

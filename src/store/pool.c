@@ -4,9 +4,9 @@
  *		The free blocks of shared memory.
  *
  * Locking: each list has a spinlock, held for a few instructions, and no two
- * at a time.  A block is in exactly one place: in a list, in the purse of one
+ * at a time.  A block is in exactly one place: in a list, in the spare of one
  * backend, or in use by the subject that its partition's lock protects.  A
- * backend holds blocks in its purse only within one operation that can't
+ * backend holds blocks in its spare only within one operation that can't
  * raise an ERROR, so none get lost; a crash starts all shared memory anew.
  *
  *-------------------------------------------------------------------------
@@ -28,9 +28,9 @@ pool_init(Pool *pool, uint32 size)
 	}
 }
 
-/* Move up to count blocks from a list into the purse. */
+/* Move up to count blocks from a list into the spare. */
 static void
-take_from_list(PoolList *list, Purse *purse, uint32 count)
+take_from_list(PoolList *list, BlockList *spare, uint32 count)
 {
 	if (list->count == 0)		/* unlocked: at worst we look elsewhere */
 		return;
@@ -40,16 +40,16 @@ take_from_list(PoolList *list, Purse *purse, uint32 count)
 	{
 		BlockNo		block = list->head;
 
-		list->head = purse->base[block].next;
+		list->head = spare->base[block].next;
 		list->count--;
-		purse_put(purse, block);
+		blocklist_put(spare, block);
 	}
 	SpinLockRelease(&list->mutex);
 }
 
 /* Take up to count blocks that were never used before. */
 static void
-take_untouched(Pool *pool, Purse *purse, uint32 count)
+take_untouched(Pool *pool, BlockList *spare, uint32 count)
 {
 	uint32		first = pg_atomic_read_u32(&pool->untouched);
 
@@ -61,56 +61,56 @@ take_untouched(Pool *pool, Purse *purse, uint32 count)
 	} while (!pg_atomic_compare_exchange_u32(&pool->untouched, &first,
 											 first + count));
 	while (count-- > 0)
-		purse_put(purse, first++);
+		blocklist_put(spare, first++);
 }
 
 bool
-pool_fill(Pool *pool, Purse *purse, uint32 count, uint32 list)
+pool_fill(Pool *pool, BlockList *spare, uint32 count, uint32 list)
 {
-	uint32		had = purse->count;
+	uint32		had = spare->count;
 
-	for (uint32 i = 0; i < POOL_LISTS && purse->count < count; i++)
+	for (uint32 i = 0; i < POOL_LISTS && spare->count < count; i++)
 	{
-		take_from_list(&pool->lists[(list + i) % POOL_LISTS].list, purse,
-					   count - purse->count);
-		if (i == 0 && purse->count < count)
-			take_untouched(pool, purse, count - purse->count);
+		take_from_list(&pool->lists[(list + i) % POOL_LISTS].list, spare,
+					   count - spare->count);
+		if (i == 0 && spare->count < count)
+			take_untouched(pool, spare, count - spare->count);
 	}
-	if (purse->count >= count)
+	if (spare->count >= count)
 		return true;
 
 	/* Not enough: give back what we took, and nothing else. */
 	{
-		Purse		taken = {.base = purse->base};
+		BlockList	taken = {.base = spare->base};
 
-		while (purse->count > had)
-			purse_put(&taken, purse_take(purse));
+		while (spare->count > had)
+			blocklist_put(&taken, blocklist_take(spare));
 		pool_return(pool, &taken, list);
 	}
 	return false;
 }
 
 void
-pool_return(Pool *pool, Purse *purse, uint32 list)
+pool_return(Pool *pool, BlockList *spare, uint32 list)
 {
 	PoolList   *to = &pool->lists[list % POOL_LISTS].list;
-	BlockNo		last = purse->head;
+	BlockNo		last = spare->head;
 
-	if (purse->count == 0)
+	if (spare->count == 0)
 		return;
 
 	/* However many there are, the lock is held for a moment only. */
-	while (purse->base[last].next != NO_BLOCK)
-		last = purse->base[last].next;
+	while (spare->base[last].next != NO_BLOCK)
+		last = spare->base[last].next;
 
 	SpinLockAcquire(&to->mutex);
-	purse->base[last].next = to->head;
-	to->head = purse->head;
-	to->count += purse->count;
+	spare->base[last].next = to->head;
+	to->head = spare->head;
+	to->count += spare->count;
 	SpinLockRelease(&to->mutex);
 
-	purse->head = NO_BLOCK;
-	purse->count = 0;
+	spare->head = NO_BLOCK;
+	spare->count = 0;
 }
 
 uint32

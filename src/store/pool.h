@@ -15,7 +15,7 @@
 
 /*
  * Free blocks are kept in several lists so that backends rarely meet; each
- * works on the list of the partition that it has business with, and takes
+ * parts on the list of the partition that it has business with, and takes
  * from the others when that one is empty.
  */
 #define POOL_LISTS 32
@@ -44,15 +44,15 @@ typedef struct Pool
 extern void pool_init(Pool *pool, uint32 size);
 
 /*
- * Put blocks into the purse until it has count of them; false, with the purse
+ * Put blocks into the spare until it has count of them; false, with the spare
  * as it was, if there are not that many.  Any lock may be held.
  */
-extern bool pool_fill(Pool *pool, Purse *purse, uint32 count, uint32 list);
+extern bool pool_fill(Pool *pool, BlockList *spare, uint32 count, uint32 list);
 
-/* Take all blocks of the purse back.  Any lock may be held. */
-extern void pool_return(Pool *pool, Purse *purse, uint32 list);
+/* Take all blocks of the spare back.  Any lock may be held. */
+extern void pool_return(Pool *pool, BlockList *spare, uint32 list);
 
-/* Blocks in use; exact only while nobody works. */
+/* Blocks in use; exact only while nobody parts. */
 extern uint32 pool_used(Pool *pool);
 
 #endif							/* TIERLIMIT_POOL_H */

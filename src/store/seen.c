@@ -7,7 +7,7 @@
  * was added.  Epochs are numbered from 1 to 31 and then again from 1.  An entry
  * that is older than SEEN_EPOCHS makes room for another one.  Those that look as
  * if they were of one of the next epochs are kept: who asks may have read the
- * running epoch just before it ended.
+ * current epoch just before it ended.
  *
  * Where a line is full of younger entries, the oldest one goes, and for
  * SEEN_EPOCHS the line can say of nothing that it was not seen.

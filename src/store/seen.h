@@ -25,8 +25,8 @@
 typedef struct SeenLine
 {
 	uint16_t	version;		/* counts what was added */
-	uint8_t		lossy_since;	/* epoch (see seen.c) in which an entry went that
-								 * should have stayed; 0: none did */
+	uint8_t		lossy_since;	/* epoch (see seen.c) in which an entry went
+								 * that should have stayed; 0: none did */
 	uint8_t		count;
 	uint8_t		entries[SEEN_ENTRIES][3];
 } SeenLine;

@@ -87,7 +87,7 @@ store_create(void)
 	store->nlines = Max(pg_prevpower2_32(room / BLOCK_SIZE / BLOCKS_PER_LINE),
 						NUM_PARTITIONS);
 	store->buckets = carve(&at, store->nbuckets * sizeof(BlockNo));
-	store->marks = carve(&at, store->nmarks * sizeof(Mark));
+	store->marks = carve(&at, store->nmarks * sizeof(ChangeMark));
 	store->lines = carve(&at, store->nlines * sizeof(BlockNo));
 	store->blocks = (MemoryBlock *) at;
 	nblocks = ((char *) store + size - at) / sizeof(MemoryBlock);
@@ -96,13 +96,13 @@ store_create(void)
 	pg_atomic_init_u64(&store->epoch_length, 0);
 	pg_atomic_init_u32(&store->known_generation, 0);
 	pg_atomic_init_u32(&store->answers, 0);
-	SpinLockInit(&store->known_scopes_mutex);
+	SpinLockInit(&store->known_installations_mutex);
 	pg_atomic_init_u64(&store->no_room_since, 0);
 	pg_atomic_init_u64(&store->no_room_until, 0);
 	pg_atomic_init_u32(&store->swept, 0);
 	pg_atomic_init_u32(&store->sweep_hand, 0);
 	pg_atomic_init_u32(&store->running_at_start, InvalidTransactionId);
-	ConditionVariableInit(&store->filled);
+	ConditionVariableInit(&store->claims_changed);
 	pool_init(&store->pool, (uint32) Min(nblocks, PG_UINT32_MAX));
 	if (!pg_strong_random(&store->seed, sizeof(store->seed)))
 		ereport(ERROR,
@@ -115,7 +115,7 @@ store_note_spilled(uint64 position, int64 decisions)
 {
 	store->partitions[0].stats.logged += decisions;
 	for (int i = 0; i < NUM_PARTITIONS; i++)
-		store->partitions[i].stats.stray_position = position;
+		store->partitions[i].stats.absent_log_position = position;
 	pg_atomic_write_u64(&store->address_position, position);
 }
 
@@ -149,7 +149,7 @@ store_bucket(uint64 hash)
 	return &store->buckets[hash & (store->nbuckets - 1)];
 }
 
-Mark *
+ChangeMark *
 store_mark(uint64 hash)
 {
 	Assert(partition_locked(hash, LW_SHARED));
@@ -226,7 +226,7 @@ store_reset_stats(void)
 		partition_lock(&i, 1, LW_EXCLUSIVE);
 		lasting.keys = stats->keys;
 		lasting.logged = stats->logged;
-		lasting.stray_position = stats->stray_position;
+		lasting.absent_log_position = stats->absent_log_position;
 		*stats = lasting;
 		store->stats_since = now;
 		partition_unlock(&i, 1);

@@ -19,24 +19,24 @@
  * What changes of api_key leave for the keys that hash here; see apikey.c.
  * All zero: none has been changed.
  */
-typedef struct Mark
+typedef struct ChangeMark
 {
 	uint32		generation;		/* grows with every change */
 	uint32		deleted_in;		/* the one in which a key was deleted last; 0:
 								 * none was */
 	TransactionId changed_by;	/* the newest transaction that made one */
 	bool		several;		/* and older ones may still be running */
-} Mark;
+} ChangeMark;
 
-/* From when on all request ids of a scope are known; see retry.c. */
-typedef struct KnownScope
+/* From when on all request ids of an installation are known; see retry.c. */
+typedef struct KnownInstallation
 {
-	Scope		scope;
+	InstallationId installation;
 	int64		since;			/* by a clock that nobody sets; 0: nobody's */
 	uint64		log_position;	/* what was admitted before lies before it */
-} KnownScope;
+} KnownInstallation;
 
-#define MAX_KNOWN_SCOPES 64
+#define MAX_KNOWN_INSTALLATIONS 64
 
 typedef struct PartitionStats
 {
@@ -47,8 +47,9 @@ typedef struct PartitionStats
 	int64		evictions;
 	int64		rebuilds;
 	int64		logged;			/* decisions, since server start */
-	uint64		stray_position; /* behind the newest row in the log's queue of
-								 * a subject that was not in memory */
+	uint64		absent_log_position;	/* behind the newest row in the log's
+										 * queue of a subject that was not in
+										 * memory */
 } PartitionStats;
 
 typedef union PaddedPartitionStats
@@ -70,23 +71,25 @@ typedef struct Store
 	uint32		nlines;
 	BlockNo    *buckets;		/* each a chain of subjects; see subject.h */
 	BlockNo    *lines;			/* each a SeenLine, or NO_BLOCK; see retry.c */
-	Mark	   *marks;
+	ChangeMark *marks;
 	MemoryBlock *blocks;
 	int64		size;			/* of all this, in bytes */
 	TimestampTz stats_since;	/* protected by all partitions' locks */
 	pg_atomic_uint64 address_position;	/* behind the newest row that has an
 										 * address but was not charged to it */
 	pg_atomic_uint64 epoch_length;	/* these are of retry.c */
-	pg_atomic_uint32 known_generation;	/* all scopes were forgotten so often */
+	pg_atomic_uint32 known_generation;	/* all installations were forgotten so
+										 * often */
 	pg_atomic_uint32 answers;	/* subjects that remember one */
-	KnownScope	known_scopes[MAX_KNOWN_SCOPES];
-	slock_t		known_scopes_mutex;
+	KnownInstallation known_installations[MAX_KNOWN_INSTALLATIONS];
+	slock_t		known_installations_mutex;
 	pg_atomic_uint64 no_room_since; /* when a sweep was in vain; see sweep.c */
 	pg_atomic_uint64 no_room_until; /* and how long no other is tried */
 	pg_atomic_uint32 swept;		/* blocks freed by all sweeps so far */
 	pg_atomic_uint32 sweep_hand;	/* slice that the next one begins at */
 	pg_atomic_uint32 running_at_start;	/* see apikey.c */
-	ConditionVariable filled;	/* somebody has filled a subject's windows */
+	ConditionVariable claims_changed;	/* somebody has filled a subject's
+										 * windows */
 	PaddedPartitionStats partitions[NUM_PARTITIONS];
 	Pool		pool;
 } Store;
@@ -114,7 +117,7 @@ extern void store_require(void);
 
 /* These need the lock of the hash's partition, as does what they point to. */
 extern BlockNo *store_bucket(uint64 hash);
-extern Mark *store_mark(uint64 hash);
+extern ChangeMark *store_mark(uint64 hash);
 extern BlockNo *store_line(uint64 hash);
 extern PartitionStats *store_stats(uint64 hash);
 

@@ -47,7 +47,7 @@ bytes_blocks(int length)
 }
 
 static BlockNo
-bytes_write(const char *from, int length, Purse *purse)
+bytes_write(const char *from, int length, BlockList *spare)
 {
 	BlockNo		head = NO_BLOCK;
 	BlockNo    *link = &head;
@@ -56,7 +56,7 @@ bytes_write(const char *from, int length, Purse *purse)
 	{
 		int			piece = Min(length, BYTES_PER_BLOCK);
 
-		*link = purse_take(purse);
+		*link = blocklist_take(spare);
 		memcpy(bytes_at(*link)->bytes, from, piece);
 		from += piece;
 		length -= piece;
@@ -95,24 +95,24 @@ bytes_equal(BlockNo block, const char *other, int length)
 }
 
 static void
-bytes_free(BlockNo block, Purse *purse)
+bytes_free(BlockNo block, BlockList *spare)
 {
 	while (block != NO_BLOCK)
 	{
 		BlockNo		next = bytes_at(block)->next;
 
-		purse_put(purse, block);
+		blocklist_put(spare, block);
 		block = next;
 	}
 }
 
 SubjectName
-subject_name(Scope scope, SubjectKind kind, const char *name, int length)
+subject_name(InstallationId installation, SubjectKind kind, const char *name, int length)
 {
-	SubjectName subject = {scope, kind, name, length, store->seed};
+	SubjectName subject = {installation, kind, name, length, store->seed};
 
 	Assert(length > 0 && length <= MAX_NAME_LENGTH);
-	subject.hash ^= (uint64) scope.database << 32 | (scope.catalog ^ (uint32) kind);
+	subject.hash ^= (uint64) installation.database << 32 | (installation.extension_id ^ (uint32) kind);
 	subject.hash = hash_bytes_extended((const unsigned char *) name, length,
 									   subject.hash);
 	store_prefetch_bucket(subject.hash);
@@ -135,8 +135,8 @@ subject_is(const Subject *subject, const SubjectName *name)
 	return subject->tag == (uint32) (name->hash >> 32) &&
 		subject->name_length == name->length &&
 		subject->kind == name->kind &&
-		subject->scope.database == name->scope.database &&
-		subject->scope.catalog == name->scope.catalog &&
+		subject->installation.database == name->installation.database &&
+		subject->installation.extension_id == name->installation.extension_id &&
 		memcmp(subject->bytes, name->name, here) == 0 &&
 		bytes_equal(subject->name_rest, name->name + here,
 					name->length - here);
@@ -175,45 +175,45 @@ counts_as_key(const Subject *subject)
 }
 
 Subject *
-subject_create(const SubjectName *name, Purse *purse)
+subject_create(const SubjectName *name, BlockList *spare)
 {
 	int			here = inlined(name->length);
 	BlockNo    *link = find_link(name);
-	BlockNo		block = purse_take(purse);
+	BlockNo		block = blocklist_take(spare);
 	Subject    *subject = subject_at(block);
 
 	Assert(partition_locked(name->hash, LW_EXCLUSIVE));
 	Assert(*link == NO_BLOCK);
 	memset(subject, 0, sizeof(Subject));
 	subject->tag = (uint32) (name->hash >> 32);
-	subject->scope = name->scope;
+	subject->installation = name->installation;
 	subject->kind = name->kind;
 	subject->clock = PG_INT64_MIN;
 	subject->name_length = name->length;
 	memcpy(subject->bytes, name->name, here);
 	subject->name_rest = bytes_write(name->name + here, name->length - here,
-									 purse);
+									 spare);
 	*link = block;
 	store_stats(name->hash)->keys += counts_as_key(subject);
-	if (subject->kind == SUBJECT_REQUEST)
+	if (subject->kind == SUBJECT_RETRY)
 		pg_atomic_fetch_add_u32(&store->answers, 1);
 	return subject;
 }
 
 void
-subject_remove_at(uint64 hash, BlockNo *link, Purse *purse)
+subject_remove_at(uint64 hash, BlockNo *link, BlockList *spare)
 {
 	BlockNo		block = *link;
 	Subject    *subject = subject_at(block);
 
-	subject_drop_windows(subject, purse);
-	bytes_free(subject->name_rest, purse);
-	bytes_free(subject->record, purse);
+	subject_drop_windows(subject, spare);
+	bytes_free(subject->name_rest, spare);
+	bytes_free(subject->record, spare);
 	*link = subject->next;
 	store_stats(hash)->keys -= counts_as_key(subject);
-	if (subject->kind == SUBJECT_REQUEST)
+	if (subject->kind == SUBJECT_RETRY)
 		pg_atomic_fetch_sub_u32(&store->answers, 1);
-	purse_put(purse, block);
+	blocklist_put(spare, block);
 }
 
 void
@@ -266,9 +266,9 @@ subject_find_window(const Subject *subject, const WindowId *id)
 }
 
 SubjectWindow *
-subject_add_window(Subject *subject, const WindowId *id, Purse *purse)
+subject_add_window(Subject *subject, const WindowId *id, BlockList *spare)
 {
-	BlockNo		block = purse_take(purse);
+	BlockNo		block = blocklist_take(spare);
 	SubjectWindow *window = subject_window_at(block);
 
 	window->unit = id->unit;
@@ -278,7 +278,7 @@ subject_add_window(Subject *subject, const WindowId *id, Purse *purse)
 }
 
 void
-subject_drop_window(Subject *subject, SubjectWindow *window, Purse *purse)
+subject_drop_window(Subject *subject, SubjectWindow *window, BlockList *spare)
 {
 	BlockNo    *link = &subject->windows;
 	BlockNo		block;
@@ -287,15 +287,15 @@ subject_drop_window(Subject *subject, SubjectWindow *window, Purse *purse)
 		link = &subject_window_at(*link)->next;
 	block = *link;
 	*link = window->next;
-	window_clear(&window->window, purse);
-	purse_put(purse, block);
+	window_clear(&window->window, spare);
+	blocklist_put(spare, block);
 }
 
 void
-subject_drop_windows(Subject *subject, Purse *purse)
+subject_drop_windows(Subject *subject, BlockList *spare)
 {
 	while (subject->windows != NO_BLOCK)
-		subject_drop_window(subject, subject_window_at(subject->windows), purse);
+		subject_drop_window(subject, subject_window_at(subject->windows), spare);
 }
 
 TimestampTz
@@ -325,14 +325,14 @@ record_blocks(const SubjectName *name, int length)
 
 void
 subject_set_record(Subject *subject, RecordState state, const char *record,
-				   int length, Purse *purse)
+				   int length, BlockList *spare)
 {
-	bytes_free(subject->record, purse);
+	bytes_free(subject->record, spare);
 	subject->record = NO_BLOCK;
 	if (fits_here(subject->name_length, length))
 		memcpy(subject->bytes + inlined(subject->name_length), record, length);
 	else
-		subject->record = bytes_write(record, length, purse);
+		subject->record = bytes_write(record, length, spare);
 	subject->record_length = length;
 	subject->record_state = state;
 }

@@ -28,13 +28,13 @@ typedef enum SubjectKind
 	SUBJECT_ANONYMOUS,			/* who calls without a key, named likewise */
 	SUBJECT_NOBODY,				/* all who have no address either */
 	SUBJECT_SECRET,				/* counts nothing: a hash, and whose key it is */
-	SUBJECT_REQUEST				/* counts nothing: see retry.c */
+	SUBJECT_RETRY				/* counts nothing: see retry.c */
 } SubjectKind;
 
 /* What a subject is found by.  The bytes of the name are the caller's. */
 typedef struct SubjectName
 {
-	Scope		scope;
+	InstallationId installation;
 	SubjectKind kind;
 	const char *name;			/* 1 to MAX_NAME_LENGTH bytes, no terminator */
 	int			length;
@@ -57,13 +57,13 @@ typedef struct Subject
 {
 	BlockNo		next;			/* in its bucket */
 	uint32		tag;			/* upper half of the hash */
-	Scope		scope;
+	InstallationId installation;
 	uint8		kind;			/* SubjectKind */
 	uint8		clock_source;	/* ClockSource that clock was read from */
 	uint8		record_state;	/* RecordState */
 	uint8		name_length;
-	bool		filling;		/* somebody reads its windows from the log; nobody
-								 * may change them meanwhile */
+	bool		claimed;		/* somebody reads its windows from the log;
+								 * nobody may change them meanwhile */
 	bool		gave_back;		/* units of calls that were not named */
 	uint16		record_length;
 	BlockNo		windows;		/* SubjectWindows */
@@ -93,7 +93,7 @@ typedef struct SubjectWindow
 	Window		window;
 } SubjectWindow;
 
-extern SubjectName subject_name(Scope scope, SubjectKind kind,
+extern SubjectName subject_name(InstallationId installation, SubjectKind kind,
 								const char *name, int length);
 
 /* NULL if the subject is not in memory. */
@@ -101,10 +101,10 @@ extern Subject *subject_find(const SubjectName *name);
 
 /* Create a subject that is not there; takes subject_blocks() blocks. */
 extern uint32 subject_blocks(const SubjectName *name);
-extern Subject *subject_create(const SubjectName *name, Purse *purse);
+extern Subject *subject_create(const SubjectName *name, BlockList *spare);
 
 /* Remove the subject that *link, in its bucket's chain, names. */
-extern void subject_remove_at(uint64 hash, BlockNo *link, Purse *purse);
+extern void subject_remove_at(uint64 hash, BlockNo *link, BlockList *spare);
 
 /* Copy the name's name_length bytes out. */
 extern void subject_get_name(const Subject *subject, char *name);
@@ -117,12 +117,12 @@ extern SubjectWindow *subject_find_window(const Subject *subject,
 
 /* The new window, to be initialised by the caller, takes one block. */
 extern SubjectWindow *subject_add_window(Subject *subject, const WindowId *id,
-										 Purse *purse);
+										 BlockList *spare);
 extern void subject_drop_window(Subject *subject, SubjectWindow *window,
-								Purse *purse);
+								BlockList *spare);
 
 /* All of them: the subject's next call fills them from the log. */
-extern void subject_drop_windows(Subject *subject, Purse *purse);
+extern void subject_drop_windows(Subject *subject, BlockList *spare);
 
 /* From when on none of its windows counts anything; INT64_MIN: already. */
 extern TimestampTz subject_empty_at(const Subject *subject);
@@ -133,7 +133,7 @@ extern TimestampTz subject_empty_at(const Subject *subject);
  */
 extern uint32 record_blocks(const SubjectName *name, int length);
 extern void subject_set_record(Subject *subject, RecordState state,
-							   const char *record, int length, Purse *purse);
+							   const char *record, int length, BlockList *spare);
 
 /* Copy the record's record_length bytes out. */
 extern void subject_get_record(const Subject *subject, char *record);

@@ -55,7 +55,7 @@ typedef struct Sweep
 static TimestampTz
 empty_at(const Subject *subject)
 {
-	return subject->kind == SUBJECT_REQUEST ? subject->clock + request_memory()
+	return subject->kind == SUBJECT_RETRY ? subject->clock + request_memory()
 		: subject_empty_at(subject);
 }
 
@@ -81,9 +81,9 @@ has_run_empty(const Subject *subject, Sweep *sweep)
 static bool
 is_written(const Subject *subject, Sweep *sweep)
 {
-	if (log_is_written(subject->scope.database, subject->log_position))
+	if (log_is_written(subject->installation.database, subject->log_position))
 		return true;
-	if (subject->scope.database == MyDatabaseId)
+	if (subject->installation.database == MyDatabaseId)
 		sweep->pending = Max(sweep->pending, subject->log_position);
 	return false;
 }
@@ -91,7 +91,7 @@ is_written(const Subject *subject, Sweep *sweep)
 static bool
 can_make_room(const Subject *subject, Sweep *sweep)
 {
-	if (subject->filling || !is_written(subject, sweep))
+	if (subject->claimed || !is_written(subject, sweep))
 		return false;
 	if (subject->clock <= sweep->evict_until && sweep->evict_count > 0)
 	{
@@ -135,7 +135,7 @@ choose_candidates(Sweep *sweep, Slice slice)
 
 /* Remove the subjects of a bucket that can make room; returns their number. */
 static int
-sweep_bucket(Sweep *sweep, uint64 hash, Purse *purse)
+sweep_bucket(Sweep *sweep, uint64 hash, BlockList *spare)
 {
 	BlockNo    *link = store_bucket(hash);
 	int			removed = 0;
@@ -144,7 +144,7 @@ sweep_bucket(Sweep *sweep, uint64 hash, Purse *purse)
 	{
 		if (can_make_room(subject_at(*link), sweep))
 		{
-			subject_remove_at(hash, link, purse);
+			subject_remove_at(hash, link, spare);
 			removed++;
 		}
 		else
@@ -158,7 +158,7 @@ sweep_slice(Sweep *sweep, uint32 number)
 {
 	uint64		partition = number % NUM_PARTITIONS;
 	Slice		slice;
-	Purse		purse = {.base = store->blocks};
+	BlockList	spare = {.base = store->blocks};
 
 	slice.first = partition +
 		(uint64) (number / NUM_PARTITIONS) * SLICE_BUCKETS * NUM_PARTITIONS;
@@ -167,10 +167,10 @@ sweep_slice(Sweep *sweep, uint32 number)
 	partition_lock(&partition, 1, LW_EXCLUSIVE);
 	choose_candidates(sweep, slice);
 	for (uint64 i = slice.first; i < slice.end; i += NUM_PARTITIONS)
-		store_stats(partition)->evictions += sweep_bucket(sweep, i, &purse);
-	sweep->freed += purse.count;
-	pg_atomic_fetch_add_u32(&store->swept, purse.count);
-	pool_return(&store->pool, &purse, (uint32) partition);
+		store_stats(partition)->evictions += sweep_bucket(sweep, i, &spare);
+	sweep->freed += spare.count;
+	pg_atomic_fetch_add_u32(&store->swept, spare.count);
+	pool_return(&store->pool, &spare, (uint32) partition);
 	partition_unlock(&partition, 1);
 }
 
@@ -206,7 +206,7 @@ sweep_around(Sweep *sweep)
 {
 	uint32		per_partition = store->nbuckets / NUM_PARTITIONS;
 	uint32		slices = NUM_PARTITIONS *
-		((per_partition + SLICE_BUCKETS - 1) / SLICE_BUCKETS);
+	((per_partition + SLICE_BUCKETS - 1) / SLICE_BUCKETS);
 	uint32		first = pg_atomic_read_u32(&store->sweep_hand);
 	uint32		i;
 

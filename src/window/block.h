@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * block.h
- *		The unit in which shared memory is handed out, and the small purse of
+ *		The unit in which shared memory is handed out, and the small spare of
  *		such blocks that a caller lends to an operation.
  *
  * All that tierlimit remembers about keys lives in one array of equal blocks,
@@ -40,33 +40,33 @@ typedef union MemoryBlock
 } MemoryBlock;
 
 /*
- * A purse: the blocks that an operation may use, and where it leaves those
+ * A spare: the blocks that an operation may use, and where it leaves those
  * that it frees.  The caller fills it beforehand, so that an operation that
  * has begun cannot run short in the middle, and takes back what is left.
  */
-typedef struct Purse
+typedef struct BlockList
 {
 	MemoryBlock *base;			/* block 0 of the array */
 	BlockNo		head;
 	uint32_t	count;
-} Purse;
+} BlockList;
 
 static inline void
-purse_put(Purse *purse, BlockNo block)
+blocklist_put(BlockList *spare, BlockNo block)
 {
-	purse->base[block].next = purse->head;
-	purse->head = block;
-	purse->count++;
+	spare->base[block].next = spare->head;
+	spare->head = block;
+	spare->count++;
 }
 
-/* The caller knows that the purse is not empty. */
+/* The caller knows that the spare is not empty. */
 static inline BlockNo
-purse_take(Purse *purse)
+blocklist_take(BlockList *spare)
 {
-	BlockNo		block = purse->head;
+	BlockNo		block = spare->head;
 
-	purse->head = purse->base[block].next;
-	purse->count--;
+	spare->head = spare->base[block].next;
+	spare->count--;
 	return block;
 }
 

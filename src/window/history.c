@@ -213,10 +213,10 @@ history_next_block(const History *history, int64_t horizon)
 
 /* Hang an empty block behind the newest one. */
 static void
-append_block(History *history, Purse *purse)
+append_block(History *history, BlockList *spare)
 {
-	BlockNo		number = purse_take(purse);
-	HistoryBlock *block = block_at(purse->base, number);
+	BlockNo		number = blocklist_take(spare);
+	HistoryBlock *block = block_at(spare->base, number);
 
 	block->next = NO_BLOCK;
 	block->prev = history->newest;
@@ -226,7 +226,7 @@ append_block(History *history, Purse *purse)
 	if (history->newest == NO_BLOCK)
 		history->oldest = number;
 	else
-		block_at(purse->base, history->newest)->next = number;
+		block_at(spare->base, history->newest)->next = number;
 	history->newest = number;
 	history->newest_end = 0;
 }
@@ -245,7 +245,7 @@ drop_recent(History *history, uint16_t to, int64_t before)
  * of them to another block.
  */
 static void
-move_recent(History *history, Purse *purse)
+move_recent(History *history, BlockList *spare)
 {
 	uint16_t	length = recent_that_fit(history);
 	uint16_t	at = 0;
@@ -254,10 +254,10 @@ move_recent(History *history, Purse *purse)
 
 	if (length == 0)
 	{
-		append_block(history, purse);
+		append_block(history, spare);
 		length = history->recent_end;
 	}
-	block = block_at(purse->base, history->newest);
+	block = block_at(spare->base, history->newest);
 	memcpy(block->data + block->end, history->recent, length);
 	block->end += length;
 	history->newest_end = (uint8_t) block->end;
@@ -271,7 +271,7 @@ move_recent(History *history, Purse *purse)
 
 /* Make the open slot the youngest of the recent ones. */
 static void
-pack_open_slot(History *history, Purse *purse)
+pack_open_slot(History *history, BlockList *spare)
 {
 	uint64_t	head = open_head(history);
 	uint16_t	length = open_length(history);
@@ -280,7 +280,7 @@ pack_open_slot(History *history, Purse *purse)
 	if (nothing_packed(history))
 		history->recent_before = history->open_last;
 	while (history->recent_end + length > RECENT_SIZE)
-		move_recent(history, purse);
+		move_recent(history, spare);
 	end = put_varint(history->recent, history->recent_end, head);
 	if (history->open_amount != 1)
 		end = put_varint(history->recent, end, (uint64_t) history->open_amount);
@@ -289,7 +289,7 @@ pack_open_slot(History *history, Purse *purse)
 }
 
 void
-history_add(History *history, Purse *purse, int64_t time, int64_t amount,
+history_add(History *history, BlockList *spare, int64_t time, int64_t amount,
 			int64_t join_within)
 {
 	assert(amount > 0);
@@ -307,7 +307,7 @@ history_add(History *history, Purse *purse, int64_t time, int64_t amount,
 				history->oldest_time = time;
 			return;
 		}
-		pack_open_slot(history, purse);
+		pack_open_slot(history, spare);
 	}
 	else
 		history->oldest_time = time;
@@ -318,30 +318,30 @@ history_add(History *history, Purse *purse, int64_t time, int64_t amount,
 
 /* Free a block at either end of the chain; its slots are not counted any more. */
 static void
-drop_block(History *history, Purse *purse, BlockNo number)
+drop_block(History *history, BlockList *spare, BlockNo number)
 {
-	HistoryBlock *block = block_at(purse->base, number);
+	HistoryBlock *block = block_at(spare->base, number);
 
 	if (block->prev == NO_BLOCK)
 		history->oldest = block->next;
 	else
-		block_at(purse->base, block->prev)->next = block->next;
+		block_at(spare->base, block->prev)->next = block->next;
 	if (block->next == NO_BLOCK)
 	{
 		history->newest = block->prev;
 		history->newest_end = block->prev == NO_BLOCK ? 0
-			: (uint8_t) block_at(purse->base, block->prev)->end;
+			: (uint8_t) block_at(spare->base, block->prev)->end;
 	}
 	else
-		block_at(purse->base, block->next)->prev = block->prev;
-	purse_put(purse, number);
+		block_at(spare->base, block->next)->prev = block->prev;
+	blocklist_put(spare, number);
 }
 
 void
-history_clear(History *history, Purse *purse)
+history_clear(History *history, BlockList *spare)
 {
 	while (history->oldest != NO_BLOCK)
-		drop_block(history, purse, history->oldest);
+		drop_block(history, spare, history->oldest);
 	memset(history, 0, sizeof(History));
 }
 
@@ -350,15 +350,15 @@ history_clear(History *history, Purse *purse)
  * whether the oldest slot that is left is found.
  */
 static bool
-expire_oldest_block(History *history, Purse *purse, int64_t horizon)
+expire_oldest_block(History *history, BlockList *spare, int64_t horizon)
 {
-	HistoryBlock *block = block_at(purse->base, history->oldest);
+	HistoryBlock *block = block_at(spare->base, history->oldest);
 
-	if (last_time(history, purse->base, block) <= horizon)
+	if (last_time(history, spare->base, block) <= horizon)
 	{
 		history->sum -= block->sum;
 		history->count -= block->count;
-		drop_block(history, purse, history->oldest);
+		drop_block(history, spare, history->oldest);
 		return false;
 	}
 	for (;;)
@@ -409,17 +409,17 @@ expire_recent(History *history, int64_t horizon)
 }
 
 void
-history_expire(History *history, Purse *purse, int64_t horizon)
+history_expire(History *history, BlockList *spare, int64_t horizon)
 {
 	if (history->open_amount == 0 || history->oldest_time > horizon)
 		return;
 	if (history->open_last <= horizon)
 	{
-		history_clear(history, purse);
+		history_clear(history, spare);
 		return;
 	}
 	while (history->oldest != NO_BLOCK)
-		if (expire_oldest_block(history, purse, horizon))
+		if (expire_oldest_block(history, spare, horizon))
 			return;
 	expire_recent(history, horizon);
 }
@@ -571,10 +571,10 @@ newest_run(const History *history, const MemoryBlock *base)
 
 /* Leave only the first slots of the newest run, the last one at this time. */
 static void
-shorten_newest_run(History *history, Purse *purse, const Run *rest,
+shorten_newest_run(History *history, BlockList *spare, const Run *rest,
 				   int64_t last)
 {
-	HistoryBlock *block = block_at(purse->base, history->newest);
+	HistoryBlock *block = block_at(spare->base, history->newest);
 
 	history->packed_last = last;
 	if (history->recent_end > 0)
@@ -585,7 +585,7 @@ shorten_newest_run(History *history, Purse *purse, const Run *rest,
 	history->recent_before = last;
 	if (rest->count == 0)
 	{
-		drop_block(history, purse, history->newest);
+		drop_block(history, spare, history->newest);
 		return;
 	}
 	block->end = rest->end;
@@ -600,9 +600,9 @@ shorten_newest_run(History *history, Purse *purse, const Run *rest,
  * to be taken from the runs before.
  */
 static int64_t
-reopen_newest_run(History *history, Purse *purse, int64_t amount)
+reopen_newest_run(History *history, BlockList *spare, int64_t amount)
 {
-	Run			run = newest_run(history, purse->base);
+	Run			run = newest_run(history, spare->base);
 	Run			rest = {.end = run.start};
 	int64_t		keep = run.sum - amount;
 	int64_t		left = keep < 0 ? -keep : 0;
@@ -631,12 +631,12 @@ reopen_newest_run(History *history, Purse *purse, int64_t amount)
 	}
 	history->sum += rest.sum + history->open_amount - run.sum;
 	history->count += rest.count - run.count;
-	shorten_newest_run(history, purse, &rest, last);
+	shorten_newest_run(history, spare, &rest, last);
 	return left;
 }
 
 int64_t
-history_take_newest(History *history, Purse *purse, int64_t amount)
+history_take_newest(History *history, BlockList *spare, int64_t amount)
 {
 	int64_t		left = amount;
 
@@ -651,7 +651,7 @@ history_take_newest(History *history, Purse *purse, int64_t amount)
 	if (history->sum <= amount)
 	{
 		left = history->sum;
-		history_clear(history, purse);
+		history_clear(history, spare);
 		return left;
 	}
 
@@ -661,7 +661,7 @@ history_take_newest(History *history, Purse *purse, int64_t amount)
 	history->count--;
 	history->open_amount = 0;
 	while (history->open_amount == 0)
-		left = reopen_newest_run(history, purse, left);
+		left = reopen_newest_run(history, spare, left);
 	return amount;
 }
 
@@ -677,7 +677,7 @@ history_blocks(const History *history, const MemoryBlock *base)
 }
 
 void
-history_copy(History *to, Purse *purse, const History *from,
+history_copy(History *to, BlockList *spare, const History *from,
 			 const MemoryBlock *from_base)
 {
 	BlockNo		prev = NO_BLOCK;
@@ -687,8 +687,8 @@ history_copy(History *to, Purse *purse, const History *from,
 	for (BlockNo at = from->oldest; at != NO_BLOCK;
 		 at = block_at_const(from_base, at)->next)
 	{
-		BlockNo		number = purse_take(purse);
-		HistoryBlock *block = block_at(purse->base, number);
+		BlockNo		number = blocklist_take(spare);
+		HistoryBlock *block = block_at(spare->base, number);
 
 		*block = *block_at_const(from_base, at);
 		block->prev = prev;

@@ -62,7 +62,7 @@ typedef struct HistoryView
  */
 extern BlockNo history_next_block(const History *history, int64_t horizon);
 
-/* Whether history_add() may need a block from the purse: at most one. */
+/* Whether history_add() may need a block from the spare: at most one. */
 extern bool history_add_needs_block(const History *history);
 
 /*
@@ -70,17 +70,17 @@ extern bool history_add_needs_block(const History *history);
  * of the same microsecond always share a slot; others join the newest slot if
  * its first call is less than join_within microseconds old (0: never).
  */
-extern void history_add(History *history, Purse *purse, int64_t time,
+extern void history_add(History *history, BlockList *spare, int64_t time,
 						int64_t amount, int64_t join_within);
 
 /* Forget the slots whose time is at or before the horizon. */
-extern void history_expire(History *history, Purse *purse, int64_t horizon);
+extern void history_expire(History *history, BlockList *spare, int64_t horizon);
 
 /* Forget everything, and give all blocks back. */
-extern void history_clear(History *history, Purse *purse);
+extern void history_clear(History *history, BlockList *spare);
 
 /* Take back up to amount, newest first; returns how much there was. */
-extern int64_t history_take_newest(History *history, Purse *purse,
+extern int64_t history_take_newest(History *history, BlockList *spare,
 								   int64_t amount);
 
 /* The amount of the slots after the horizon. */
@@ -103,11 +103,11 @@ extern int64_t history_time_of(const History *history, const MemoryBlock *base,
 							   const HistoryView *view, int64_t need);
 
 /*
- * Copy a history to blocks of another array: of the purse, as many as
+ * Copy a history to blocks of another array: of the spare, as many as
  * history_blocks() says.
  */
 extern uint32_t history_blocks(const History *history, const MemoryBlock *base);
-extern void history_copy(History *to, Purse *purse, const History *from,
+extern void history_copy(History *to, BlockList *spare, const History *from,
 						 const MemoryBlock *from_base);
 
 #endif							/* TIERLIMIT_HISTORY_H */

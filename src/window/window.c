@@ -55,9 +55,9 @@ window_init_calendar(Window *window, int64_t period, uint64_t phase)
 
 /* Amount that a calendar window holds for the period that is running. */
 static inline int64_t
-calendar_used(const CalendarWindow *calendar, Span running)
+calendar_used(const CalendarWindow *calendar, Span current)
 {
-	return calendar->span.start == running.start ? calendar->used : 0;
+	return calendar->span.start == current.start ? calendar->used : 0;
 }
 
 int64_t
@@ -67,7 +67,7 @@ window_used(const Window *window, const MemoryBlock *base, Moment moment)
 		return history_sum_after(&window->sliding.history, base,
 								 moment.now - window->sliding.period);
 
-	return calendar_used(&window->calendar, moment.running);
+	return calendar_used(&window->calendar, moment.current);
 }
 
 int64_t
@@ -78,7 +78,7 @@ window_resets_at(const Window *window, const MemoryBlock *base, Moment moment)
 			history_oldest_after(&window->sliding.history, base,
 								 moment.now - window->sliding.period);
 
-	return moment.running.end;
+	return moment.current.end;
 }
 
 int64_t
@@ -96,7 +96,7 @@ window_free_at(const Window *window, const MemoryBlock *base, Moment moment,
 	if (need <= 0)
 		return moment.now;
 	if (window->kind == WINDOW_CALENDAR)
-		return moment.running.end;
+		return moment.current.end;
 
 	/* Whichever slot leaves first makes room for one. */
 	if (need == 1)
@@ -117,10 +117,10 @@ window_empty_at(const Window *window)
 }
 
 void
-window_advance(Window *window, Purse *purse, int64_t now)
+window_advance(Window *window, BlockList *spare, int64_t now)
 {
 	if (window->kind == WINDOW_SLIDING)
-		history_expire(&window->sliding.history, purse,
+		history_expire(&window->sliding.history, spare,
 					   now - window->sliding.period);
 }
 
@@ -163,13 +163,13 @@ window_require_exact(Window *window, uint32_t exact_slots)
 
 /* Add to a sliding window; puts down whether calls of two times meet in a slot. */
 static void
-add_sliding(Window *window, Purse *purse, int64_t now, int64_t amount)
+add_sliding(Window *window, BlockList *spare, int64_t now, int64_t amount)
 {
 	History    *history = &window->sliding.history;
 	uint32_t	count = history->count;
 	int64_t		last = history->open_last;
 
-	history_add(history, purse, now, amount,
+	history_add(history, spare, now, amount,
 				count < window->exact_slots ? 0 : window->sliding.slot_width);
 	if (history->count == count && now != last)
 		window->apart = 0;
@@ -179,7 +179,7 @@ add_sliding(Window *window, Purse *purse, int64_t now, int64_t amount)
 }
 
 void
-window_add(Window *window, Purse *purse, Moment moment, int64_t amount)
+window_add(Window *window, BlockList *spare, Moment moment, int64_t amount)
 {
 	int64_t		room;
 
@@ -188,30 +188,30 @@ window_add(Window *window, Purse *purse, Moment moment, int64_t amount)
 	/* A limit that never denies may be asked for more than a number holds. */
 	room = INT64_MAX - (window->kind == WINDOW_SLIDING
 						? window->sliding.history.sum
-						: calendar_used(&window->calendar, moment.running));
+						: calendar_used(&window->calendar, moment.current));
 	if (amount > room)
 		amount = room;
 	if (amount == 0)
 		return;
 
 	if (window->kind == WINDOW_SLIDING)
-		add_sliding(window, purse, moment.now, amount);
+		add_sliding(window, spare, moment.now, amount);
 	else
 	{
 		CalendarWindow *calendar = &window->calendar;
 
-		assert(moment.running.start <= moment.now);
-		assert(moment.running.end > moment.now);
-		calendar->used = calendar_used(calendar, moment.running) + amount;
-		calendar->span = moment.running;
+		assert(moment.current.start <= moment.now);
+		assert(moment.current.end > moment.now);
+		calendar->used = calendar_used(calendar, moment.current) + amount;
+		calendar->span = moment.current;
 		calendar->last = moment.now;
 	}
 }
 
 static int64_t
-take_sliding(Window *window, Purse *purse, int64_t amount)
+take_sliding(Window *window, BlockList *spare, int64_t amount)
 {
-	int64_t		taken = history_take_newest(&window->sliding.history, purse,
+	int64_t		taken = history_take_newest(&window->sliding.history, spare,
 											amount);
 
 	window->apart = taken < window->apart
@@ -220,7 +220,7 @@ take_sliding(Window *window, Purse *purse, int64_t amount)
 }
 
 int64_t
-window_take_back(Window *window, Purse *purse, int64_t now, int64_t amount)
+window_take_back(Window *window, BlockList *spare, int64_t now, int64_t amount)
 {
 	assert(amount >= 0);
 
@@ -229,8 +229,8 @@ window_take_back(Window *window, Purse *purse, int64_t now, int64_t amount)
 
 	if (window->kind == WINDOW_SLIDING)
 	{
-		window_advance(window, purse, now);
-		return take_sliding(window, purse, amount);
+		window_advance(window, spare, now);
+		return take_sliding(window, spare, amount);
 	}
 
 	if (amount > window->calendar.used)
@@ -240,10 +240,10 @@ window_take_back(Window *window, Purse *purse, int64_t now, int64_t amount)
 }
 
 void
-window_clear(Window *window, Purse *purse)
+window_clear(Window *window, BlockList *spare)
 {
 	if (window->kind == WINDOW_SLIDING)
-		history_clear(&window->sliding.history, purse);
+		history_clear(&window->sliding.history, spare);
 	else
 		window_init_calendar(window, window->calendar.period,
 							 window->calendar.phase);
@@ -257,11 +257,11 @@ window_blocks(const Window *window, const MemoryBlock *base)
 }
 
 void
-window_copy(Window *to, Purse *purse, const Window *from,
+window_copy(Window *to, BlockList *spare, const Window *from,
 			const MemoryBlock *from_base)
 {
 	*to = *from;
 	if (from->kind == WINDOW_SLIDING)
-		history_copy(&to->sliding.history, purse, &from->sliding.history,
+		history_copy(&to->sliding.history, spare, &from->sliding.history,
 					 from_base);
 }

@@ -17,10 +17,10 @@
 typedef enum WindowKind
 {
 	WINDOW_SLIDING,				/* the last period, rolling */
-	WINDOW_CALENDAR				/* the running period */
+	WINDOW_CALENDAR				/* the current period */
 } WindowKind;
 
-/* A half-open stretch of time [start, end). */
+/* A half-open interval [start, end). */
 typedef struct Span
 {
 	int64_t		start;
@@ -29,12 +29,12 @@ typedef struct Span
 
 /*
  * A moment as a window sees it: the time, and, for a calendar window, the
- * running period, which contains it.
+ * current period, which contains it.
  */
 typedef struct Moment
 {
 	int64_t		now;
-	Span		running;
+	Span		current;
 } Moment;
 
 typedef struct SlidingWindow
@@ -56,8 +56,8 @@ typedef struct CalendarWindow
 typedef struct Window
 {
 	uint32_t	kind:8;			/* WindowKind */
-	uint32_t	apart:24;		/* sliding: so many of the newest units, at least,
-								 * are in slots of one time each */
+	uint32_t	apart:24;		/* sliding: so many of the newest units, at
+								 * least, are in slots of one time each */
 	uint32_t	exact_slots;	/* sliding: with fewer, each call has its own */
 	union
 	{
@@ -107,7 +107,7 @@ extern int64_t window_free_at(const Window *window, const MemoryBlock *base,
 extern int64_t window_empty_at(const Window *window);
 
 /* Give the blocks back that hold only what has left the window by now. */
-extern void window_advance(Window *window, Purse *purse, int64_t now);
+extern void window_advance(Window *window, BlockList *spare, int64_t now);
 
 /*
  * The block that window_advance() and window_add() will look at next, at this
@@ -115,7 +115,7 @@ extern void window_advance(Window *window, Purse *purse, int64_t now);
  */
 extern BlockNo window_next_block(const Window *window, int64_t now);
 
-/* Whether window_add() may need a block from the purse: at most one. */
+/* Whether window_add() may need a block from the spare: at most one. */
 extern bool window_add_needs_block(const Window *window);
 
 /*
@@ -133,22 +133,22 @@ extern void window_set_exact(Window *window, uint32_t exact_slots);
 extern bool window_is_blurred(const Window *window, int64_t max);
 
 /* Count amount >= 0 at this moment, to which the window was advanced. */
-extern void window_add(Window *window, Purse *purse, Moment moment,
+extern void window_add(Window *window, BlockList *spare, Moment moment,
 					   int64_t amount);
 
 /*
  * Give back up to amount >= 0 of what is counted now, newest first; returns
  * how much there was.
  */
-extern int64_t window_take_back(Window *window, Purse *purse, int64_t now,
+extern int64_t window_take_back(Window *window, BlockList *spare, int64_t now,
 								int64_t amount);
 
 /* Forget what is counted, and give all blocks back. */
-extern void window_clear(Window *window, Purse *purse);
+extern void window_clear(Window *window, BlockList *spare);
 
 /* Copy a window, as history_copy() does. */
 extern uint32_t window_blocks(const Window *window, const MemoryBlock *base);
-extern void window_copy(Window *to, Purse *purse, const Window *from,
+extern void window_copy(Window *to, BlockList *spare, const Window *from,
 						const MemoryBlock *from_base);
 
 #endif							/* TIERLIMIT_WINDOW_H */
