@@ -3,7 +3,7 @@
  * check.c
  *		What SQL calls to check, count and look at calls.
  *
- * Each function looks at its arguments, has decide.c or gate.c decide, and
+ * Each function looks at its arguments, has decide.c decide, and
  * returns rows.  What only says "no" to a caller of the API is a decision; what
  * is wrong with a call of ours is an ERROR, and then nothing has been counted.
  *
@@ -19,7 +19,6 @@
 #include "funcapi.h"
 #include "limit/address.h"
 #include "limit/decide.h"
-#include "limit/gate.h"
 #include "limit/limiter.h"
 #include "limit/policy.h"
 #include "limit/rebuild.h"
@@ -159,7 +158,7 @@ tierlimit_authorize_1_0(PG_FUNCTION_ARGS)
 	question.address = PG_ARGISNULL(2) ? NULL : PG_GETARG_INET_PP(2);
 	set_cost(&question, fcinfo, 3);
 	question.request_id = request_id_argument(fcinfo, 4);
-	decision = gate_decide(secret, &question);
+	decision = decide_at_gate(secret, &question);
 	limiter_wait_durable();
 	return decision_row(&decision);
 }

@@ -23,11 +23,12 @@
  */
 #include "postgres.h"
 
-#include "api/json.h"
+#include "base/compat.h"
 #include "fmgr.h"
 #include "limit/decision.h"
 #include "store/clock.h"
 #include "utils/builtins.h"
+#include "utils/numeric.h"
 #include "utils/timestamp.h"
 
 #define HTTP_TOO_MANY_REQUESTS 429
@@ -42,6 +43,107 @@ PG_FUNCTION_INFO_V1(tierlimit_headers_1_0);
 PG_FUNCTION_INFO_V1(tierlimit_status_1_0);
 PG_FUNCTION_INFO_V1(tierlimit_error_body_1_0);
 PG_FUNCTION_INFO_V1(tierlimit_problem_1_0);
+
+/*
+ * A jsonb in the making, member by member; begins as {0}.  It points to the strings
+ * that are added to it, which have to stay until the end.  The name is that of the
+ * member to add; NULL for what has none: elements of an array, and the outermost
+ * object.
+ */
+typedef JsonbInState Json;
+
+static JsonbValue
+string_value(const char *bytes, int length)
+{
+	JsonbValue	value = {.type = jbvString};
+
+	value.val.string.val = unconstify(char *, bytes);
+	value.val.string.len = length;
+	return value;
+}
+
+static void
+push_name(Json *json, const char *name)
+{
+	if (name != NULL)
+	{
+		JsonbValue	key = string_value(name, strlen(name));
+
+		push_jsonb(json, WJB_KEY, &key);
+	}
+}
+
+static void
+add(Json *json, const char *name, JsonbValue value)
+{
+	push_name(json, name);
+	push_jsonb(json, name == NULL ? WJB_ELEM : WJB_VALUE, &value);
+}
+
+static void
+json_begin_object(Json *json, const char *name)
+{
+	push_name(json, name);
+	push_jsonb(json, WJB_BEGIN_OBJECT, NULL);
+}
+
+static void
+json_end_object(Json *json)
+{
+	push_jsonb(json, WJB_END_OBJECT, NULL);
+}
+
+static void
+json_begin_array(Json *json, const char *name)
+{
+	push_name(json, name);
+	push_jsonb(json, WJB_BEGIN_ARRAY, NULL);
+}
+
+static void
+json_end_array(Json *json)
+{
+	push_jsonb(json, WJB_END_ARRAY, NULL);
+}
+
+static void
+json_add_string(Json *json, const char *name, const char *value)
+{
+	add(json, name, string_value(value, strlen(value)));
+}
+
+static void
+json_add_text(Json *json, const char *name, Datum value)
+{
+	text	   *string = DatumGetTextPP(value);
+
+	add(json, name, string_value(VARDATA_ANY(string),
+								 VARSIZE_ANY_EXHDR(string)));
+}
+
+static void
+json_add_integer(Json *json, const char *name, int64 value)
+{
+	JsonbValue	number = {.type = jbvNumeric};
+
+	number.val.numeric = int64_to_numeric(value);
+	add(json, name, number);
+}
+
+static void
+json_add_null(Json *json, const char *name)
+{
+	JsonbValue	null = {.type = jbvNull};
+
+	add(json, name, null);
+}
+
+/* The jsonb, once the outermost object has been ended. */
+static Datum
+json_result(const Json *json)
+{
+	return JsonbPGetDatum(JsonbValueToJsonb(json->result));
+}
 
 /* The columns of a decision; a text that is NULL is (Datum) 0. */
 typedef struct Row

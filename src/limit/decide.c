@@ -4,6 +4,14 @@
  *		From a question to a decision.
  *
  * policy.c says what applies to the key, limiter.c decides, counts and logs.
+ *
+ * The gate in front of an API asks in this order: is there a key, or may one call
+ * without; is it valid, and in good standing; does its tier include the endpoint; is
+ * there room for its address, and for itself?  Key and address are charged together
+ * or not at all.  Who calls without a key is counted by the address, as a kind of
+ * subject of its own, which has no name that a key could meet; all who have no
+ * address either are one.
+ *
  * A request that was admitted before gets its first answer again: from memory
  * (retry.c), or by the log.
  *
@@ -93,8 +101,8 @@ refusal(const Question *question, const Policy *policy, int64 cost)
 								  policy->clock.now);
 }
 
-Decision
-decide_to_refuse(const Question *question, const Policy *policy)
+static Decision
+to_refuse(const Question *question, const Policy *policy)
 {
 	LogRow		row = decide_log_row(question, policy);
 
@@ -167,8 +175,8 @@ decision_by_log(const Question *question, const Charge *charges, int count,
 	return decision;
 }
 
-Decision
-decide_by_charges(const Question *question, const Policy *policy,
+static Decision
+by_charges(const Question *question, const Policy *policy,
 				  const Charge *charges, int count)
 {
 	LogRow		row = decide_log_row(question, policy);
@@ -204,8 +212,8 @@ decide_by_charges(const Question *question, const Policy *policy,
 	return decision_again(question, &retry.admission);
 }
 
-Decision
-decide_unlimited(const Question *question, const Policy *policy)
+static Decision
+unlimited(const Question *question, const Policy *policy)
 {
 	return refusal(question, policy, cost_of(question));
 }
@@ -225,7 +233,7 @@ decide_key_unlimited(const Question *question)
 	policy_for(&own, &policy);
 	if (policy.refusal == ERROR_KEY_INVALID && question->tier != NULL)
 		policy.refusal = 0;
-	decision = decide_unlimited(question, &policy);
+	decision = unlimited(question, &policy);
 	if (question->tier != NULL && policy.refusal != ERROR_KEY_MISSING)
 		decision.tier = PointerGetDatum(question->tier);
 	return decision;
@@ -240,8 +248,8 @@ decide(const Question *question)
 		return decide_key_unlimited(question);
 	policy_for(question, &policy);
 	if (policy.refusal != 0)
-		return decide_to_refuse(question, &policy);
-	return decide_by_charges(question, &policy, &policy.charge, 1);
+		return to_refuse(question, &policy);
+	return by_charges(question, &policy, &policy.charge, 1);
 }
 
 Decision
@@ -259,4 +267,59 @@ decide_beforehand(const Question *question)
 		return refusal(question, &policy, cost);
 	verdict = limiter_peek(&policy.charge, 1, policy.clock, cost);
 	return decision_of(question, &policy, &verdict, cost);
+}
+
+/* Charge the address, which may deny first, and the key. */
+static Decision
+charge_both(const Question *question, const Policy *policy)
+{
+	const Tier *tier = tiers_for_addresses();
+	Charge		charges[MAX_CHARGES];
+	int			count = 0;
+
+	if (tier != NULL && question->address != NULL)
+		charges[count++] = policy_charge_address(question->address, tier);
+	charges[count++] = policy->charge;
+	return by_charges(question, policy, charges, count);
+}
+
+/* Without a key: there has to be a tier for those. */
+static void
+policy_for_nobody(const Question *question, Policy *policy)
+{
+	static const char tier_name[] = ANONYMOUS_TIER;
+	const Tier *tier;
+
+	tiers_refresh();
+	tier = tiers_find(tier_name, strlen(tier_name));
+	policy_for_anonymous(question->address, tier, policy);
+	if (tier != NULL && !tiers_include(tier, question->endpoint))
+		policy->refusal = ERROR_KEY_REQUIRED;
+}
+
+static void
+policy_for_somebody(const text *secret, Question *question, Policy *policy)
+{
+	policy_for_secret(secret, policy);
+	if (policy->record.registered)
+		question->key = cstring_to_text(policy->record.name);
+	if (policy->refusal == 0 &&
+		!tiers_include(policy->tier, question->endpoint))
+		policy->refusal = ERROR_NOT_AUTHORIZED;
+}
+
+Decision
+decide_at_gate(const text *secret, Question *question)
+{
+	Policy		policy;
+
+	if (decide_is_missing(secret))
+		policy_for_nobody(question, &policy);
+	else
+		policy_for_somebody(secret, question, &policy);
+	if (!tierlimit_enabled)
+		return unlimited(question, &policy);
+	if (policy.refusal != 0)
+		return to_refuse(question, &policy);
+	return charge_both(question, &policy);
 }

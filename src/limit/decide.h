@@ -37,22 +37,10 @@ extern Decision decide(const Question *question);
 extern Decision decide_beforehand(const Question *question);
 
 /*
- * Parts of a decision, for those who find out for themselves what applies.
- *
- * What is decided while limits are off: the policy's refusal, or an admission.
- * It is neither counted nor logged.
+ * Likewise for a call at the gate, with a secret, or without (NULL or empty); the
+ * question's key is filled in.
  */
-extern Decision decide_unlimited(const Question *question,
-								 const Policy *policy);
-
-/* Refuse with the policy's code. */
-extern Decision decide_to_refuse(const Question *question,
-								 const Policy *policy);
-
-/* Charge all of these, the first of which may deny before the others do. */
-extern Decision decide_by_charges(const Question *question,
-								  const Policy *policy, const Charge *charges,
-								  int count);
+extern Decision decide_at_gate(const text *secret, Question *question);
 
 /* What the log says of who asks. */
 extern LogRow decide_log_row(const Question *question, const Policy *policy);
