@@ -177,7 +177,7 @@ decision_by_log(const Question *question, const Charge *charges, int count,
 
 static Decision
 by_charges(const Question *question, const Policy *policy,
-				  const Charge *charges, int count)
+		   const Charge *charges, int count)
 {
 	LogRow		row = decide_log_row(question, policy);
 	int64		cost = row.credits;

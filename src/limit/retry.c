@@ -117,10 +117,10 @@ make_digest(Retry *retry)
 }
 
 static uint32
-hash_of(LogText text)
+hash_of(LogText logged)
 {
-	return text.bytes == NULL ? 0
-	: hash_bytes((const unsigned char *) text.bytes, text.length);
+	return logged.bytes == NULL ? 0
+		: hash_bytes((const unsigned char *) logged.bytes, logged.length);
 }
 
 static uint32

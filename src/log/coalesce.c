@@ -72,10 +72,10 @@ is_alike(const CoalesceKey *a, const CoalesceKey *b)
 }
 
 static uint32
-hash_text(uint32 hash, LogText text)
+hash_text(uint32 hash, LogText logged)
 {
-	return hash_combine(hash, hash_bytes((const unsigned char *) text.bytes,
-										 text.length));
+	return hash_combine(hash, hash_bytes((const unsigned char *) logged.bytes,
+										 logged.length));
 }
 
 /* For the hash table. */

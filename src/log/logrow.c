@@ -7,9 +7,13 @@
  */
 #include "postgres.h"
 
+#include <sys/socket.h>
+
 #include "base/compat.h"
+#include "catalog/pg_type.h"
 #include "log/logrow.h"
 #include "mb/pg_wchar.h"
+#include "utils/builtins.h"
 
 /*
  * A packed row is this, followed by the address if there is one, and by the
@@ -113,29 +117,89 @@ logrow_decisions(const LogRow *row)
 	return row->error_code != 0 ? row->requests : 1;
 }
 
+const LogColumnType logrow_columns[LOG_COLUMNS] = {
+	[LOG_COLUMN_AT] = {"at", TIMESTAMPTZOID, TIMESTAMPTZARRAYOID},
+	[LOG_COLUMN_KEY] = {"key", TEXTOID, TEXTARRAYOID},
+	[LOG_COLUMN_ACCOUNT] = {"account", TEXTOID, TEXTARRAYOID},
+	[LOG_COLUMN_TIER] = {"tier", TEXTOID, TEXTARRAYOID},
+	[LOG_COLUMN_ENDPOINT] = {"endpoint", TEXTOID, TEXTARRAYOID},
+	[LOG_COLUMN_IP] = {"ip", INETOID, INETARRAYOID},
+	[LOG_COLUMN_ERROR_CODE] = {"error_code", INT4OID, INT4ARRAYOID},
+	[LOG_COLUMN_REQUESTS] = {"requests", INT4OID, INT4ARRAYOID},
+	[LOG_COLUMN_CREDITS] = {"credits", INT8OID, INT8ARRAYOID},
+	[LOG_COLUMN_SHADOW_CODE] = {"shadow_code", INT4OID, INT4ARRAYOID},
+	[LOG_COLUMN_REQUEST_ID] = {"request_id", TEXTOID, TEXTARRAYOID}
+};
+
+static Datum
+text_value(LogText string, bool *is_null)
+{
+	*is_null = string.bytes == NULL;
+	return *is_null ? (Datum) 0
+		: PointerGetDatum(cstring_to_text_with_len(string.bytes, string.length));
+}
+
+static Datum
+address_value(const LogRow *row, bool *is_null)
+{
+	inet	   *value;
+
+	*is_null = !row->has_address;
+	if (*is_null)
+		return (Datum) 0;
+	value = palloc0(sizeof(inet));
+	value->inet_data = row->address;
+	SET_INET_VARSIZE(value);
+	return InetPGetDatum(value);
+}
+
+void
+logrow_values(const LogRow *row, Datum *values, bool *nulls)
+{
+	const LogText *texts = row->texts;
+
+	memset(nulls, false, LOG_COLUMNS * sizeof(bool));
+	values[LOG_COLUMN_AT] = TimestampTzGetDatum(row->at);
+	values[LOG_COLUMN_KEY] = text_value(texts[LOG_KEY], &nulls[LOG_COLUMN_KEY]);
+	values[LOG_COLUMN_ACCOUNT] = text_value(texts[LOG_ACCOUNT],
+											&nulls[LOG_COLUMN_ACCOUNT]);
+	values[LOG_COLUMN_TIER] = text_value(texts[LOG_TIER], &nulls[LOG_COLUMN_TIER]);
+	values[LOG_COLUMN_ENDPOINT] = text_value(texts[LOG_ENDPOINT],
+											 &nulls[LOG_COLUMN_ENDPOINT]);
+	values[LOG_COLUMN_IP] = address_value(row, &nulls[LOG_COLUMN_IP]);
+	values[LOG_COLUMN_ERROR_CODE] = Int32GetDatum(row->error_code);
+	values[LOG_COLUMN_REQUESTS] = Int32GetDatum((int32) Max(Min(row->requests, PG_INT32_MAX),
+															-PG_INT32_MAX));
+	values[LOG_COLUMN_CREDITS] = Int64GetDatum(row->credits);
+	values[LOG_COLUMN_SHADOW_CODE] = Int32GetDatum(row->shadow_code);
+	nulls[LOG_COLUMN_SHADOW_CODE] = row->shadow_code == 0 && !row->is_reset;
+	values[LOG_COLUMN_REQUEST_ID] = text_value(texts[LOG_REQUEST_ID],
+											   &nulls[LOG_COLUMN_REQUEST_ID]);
+}
+
 LogText
 logrow_text(const text *value)
 {
-	LogText text = {NULL, 0};
+	LogText		logged = {NULL, 0};
 
 	if (value != NULL)
 	{
-		text.		bytes = VARDATA_ANY(value);
-		text.		length = (uint16) VARSIZE_ANY_EXHDR(value);
+		logged.bytes = VARDATA_ANY(value);
+		logged.length = (uint16) VARSIZE_ANY_EXHDR(value);
 	}
-	return text;
+	return logged;
 }
 
 LogText
 logrow_endpoint(const text *value)
 {
-	LogText text = {NULL, 0};
+	LogText		logged = {NULL, 0};
 
 	if (value != NULL)
 	{
-		text.		bytes = VARDATA_ANY(value);
-		text.		length = (uint16) pg_mbcliplen(text.bytes, VARSIZE_ANY_EXHDR(value),
-												   MAX_ENDPOINT_LENGTH);
+		logged.bytes = VARDATA_ANY(value);
+		logged.length = (uint16) pg_mbcliplen(logged.bytes, VARSIZE_ANY_EXHDR(value),
+											  MAX_ENDPOINT_LENGTH);
 	}
-	return text;
+	return logged;
 }

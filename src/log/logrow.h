@@ -56,6 +56,39 @@ typedef struct LogRow
 /* Longer endpoints are cut, at a whole character. */
 #define MAX_ENDPOINT_LENGTH 1024
 
+/*
+ * The columns of request_log, in the order of logrow_columns[]: a new one has a
+ * line there, a value in logrow_values(), and what coalesce.c asks of rows that are
+ * alike.
+ */
+typedef enum LogColumn
+{
+	LOG_COLUMN_AT,
+	LOG_COLUMN_KEY,
+	LOG_COLUMN_ACCOUNT,
+	LOG_COLUMN_TIER,
+	LOG_COLUMN_ENDPOINT,
+	LOG_COLUMN_IP,
+	LOG_COLUMN_ERROR_CODE,
+	LOG_COLUMN_REQUESTS,
+	LOG_COLUMN_CREDITS,
+	LOG_COLUMN_SHADOW_CODE,
+	LOG_COLUMN_REQUEST_ID,
+	LOG_COLUMNS
+} LogColumn;
+
+typedef struct LogColumnType
+{
+	const char *name;
+	Oid			type;
+	Oid			array_type;
+} LogColumnType;
+
+extern const LogColumnType logrow_columns[LOG_COLUMNS];
+
+/* The values of a row, in the current memory context. */
+extern void logrow_values(const LogRow *row, Datum *values, bool *nulls);
+
 /* A row as bytes, and back; the texts then point into these. */
 extern uint32 logrow_size(const LogRow *row);
 extern void logrow_pack(const LogRow *row, char *to);
