@@ -238,7 +238,7 @@ try_charge(Call *call, LogQueue *queue, LogRow *row, RingPlace *place,
 	Outcome		outcome = DONE;
 
 	if (call->retry != NULL)
-		switch (retry_look_up(call->retry, call->clock.now,
+		switch (retry_look_up(call->retry, call->clock,
 							  has_given_back(call)))
 		{
 			case RETRY_NEW:

@@ -57,7 +57,8 @@ static SpiStatement call_query = {
 	"SELECT at, account, tier, endpoint, ip FROM tierlimit.request_log"
 	" WHERE key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1"
 	" AND request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $2"
-	" AND at OPERATOR(pg_catalog.>) $3 AND " WITHIN_DAYS
+	" AND at OPERATOR(pg_catalog.>) $3 AND at OPERATOR(pg_catalog.<) 'infinity'"
+	" AND " WITHIN_DAYS
 	" AND error_code OPERATOR(pg_catalog.=) 0"
 	" AND requests OPERATOR(pg_catalog.>) 0 ORDER BY at DESC LIMIT 1", 3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, NULL
 };

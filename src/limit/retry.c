@@ -50,7 +50,8 @@
 	"SELECT at, requests::bigint, credits, tier, endpoint, account FROM tierlimit.request_log WHERE "
 #define ID_AND_TIME \
 	" AND request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1" \
-	" AND at OPERATOR(pg_catalog.>) $2 AND " WITHIN_DAYS \
+	" AND at OPERATOR(pg_catalog.>) $2 AND at OPERATOR(pg_catalog.<) 'infinity'" \
+	" AND " WITHIN_DAYS \
 	" AND error_code OPERATOR(pg_catalog.=) 0" \
 	" ORDER BY at, requests DESC"
 
@@ -146,7 +147,7 @@ print_of(const Retry *retry)
 
 /* Fingerprints are of no use any more: ask the log for what was admitted. */
 static void
-forget_known_scopes(void)
+forget_known_installations(void)
 {
 	SpinLockAcquire(&store->known_installations_mutex);
 	memset(store->known_installations, 0, sizeof(store->known_installations));
@@ -169,7 +170,7 @@ steady_clock(void)
  * were filled, what they say of older epochs is not to be relied on.
  */
 static int64
-running_epoch(void)
+current_epoch(void)
 {
 	uint64		length = (uint64) request_memory() / SEEN_EPOCHS;
 	uint64		was = pg_atomic_read_u64(&store->epoch_length);
@@ -177,12 +178,12 @@ running_epoch(void)
 	if (unlikely(was != length) &&
 		pg_atomic_compare_exchange_u64(&store->epoch_length, &was, length) &&
 		was != 0)
-		forget_known_scopes();
+		forget_known_installations();
 	return steady_clock() / (int64) length;
 }
 
 static inline bool
-is_of_scope(const KnownInstallation *known, InstallationId installation)
+is_of_installation(const KnownInstallation *known, InstallationId installation)
 {
 	return known->since != 0 && known->installation.database == installation.database &&
 		known->installation.extension_id == installation.extension_id;
@@ -194,7 +195,7 @@ is_of_scope(const KnownInstallation *known, InstallationId installation)
  * some are asked for in the log more often than needed.)
  */
 static KnownInstallation
-known_scope(InstallationId installation)
+known_installation(InstallationId installation)
 {
 	static KnownInstallation mine;
 	static uint32 generation;
@@ -202,7 +203,7 @@ known_scope(InstallationId installation)
 	KnownInstallation fresh = {.installation = installation};
 	KnownInstallation *slot = &store->known_installations[installation.database % MAX_KNOWN_INSTALLATIONS];
 
-	if (is_of_scope(&mine, installation) && generation == now)
+	if (is_of_installation(&mine, installation) && generation == now)
 		return mine;
 
 	fresh.since = steady_clock();
@@ -212,9 +213,9 @@ known_scope(InstallationId installation)
 		if (store->known_installations[i].since == 0)
 			slot = &store->known_installations[i];
 	for (int i = 0; i < MAX_KNOWN_INSTALLATIONS; i++)
-		if (is_of_scope(&store->known_installations[i], installation))
+		if (is_of_installation(&store->known_installations[i], installation))
 			slot = &store->known_installations[i];
-	if (!is_of_scope(slot, installation))
+	if (!is_of_installation(slot, installation))
 		*slot = fresh;
 	mine = *slot;
 	SpinLockRelease(&store->known_installations_mutex);
@@ -227,8 +228,8 @@ retry_init(Retry *retry, const SubjectName *caller, const LogRow *row,
 		   bool names_cost)
 {
 	retry->caller = caller;
-	retry->epoch = running_epoch();
-	retry->known = known_scope(caller->installation);
+	retry->epoch = current_epoch();
+	retry->known = known_installation(caller->installation);
 	retry->row = row;
 	retry->names_cost = names_cost;
 	retry->not_logged = false;
@@ -239,20 +240,25 @@ retry_init(Retry *retry, const SubjectName *caller, const LogRow *row,
 								  sizeof(retry->digest));
 }
 
-/* Whether memory has the answer. */
+/*
+ * Whether memory has the answer.  How old it is does not depend on the server's
+ * clock, which may have been wrong; but that of a session's own does.
+ */
 static bool
-recall(Retry *retry, TimestampTz now)
+recall(Retry *retry, Clock clock)
 {
 	const Subject *subject = subject_find(&retry->subject);
 
 	if (subject == NULL || subject->record_state != RECORD_PRESENT)
 		return false;
 	subject_get_record(subject, (char *) &retry->admission);
-	return retry->admission.decided_at + request_memory() > now;
+	if (clock.source == CLOCK_SESSION)
+		return retry->admission.decided_at + request_memory() > clock.now;
+	return retry->admission.remembered_at + request_memory() > steady_clock();
 }
 
 RetryState
-retry_look_up(Retry *retry, TimestampTz now, bool doubtful)
+retry_look_up(Retry *retry, Clock clock, bool doubtful)
 {
 	const SeenLine *line = line_of(retry);
 	uint16		version = line == NULL ? 0 : line->version;
@@ -263,7 +269,7 @@ retry_look_up(Retry *retry, TimestampTz now, bool doubtful)
 	retry->not_logged = false;
 	retry->log_position = PG_UINT64_MAX;
 	retry->state = RETRY_UNCERTAIN;
-	if (recall(retry, now))
+	if (recall(retry, clock))
 	{
 		if (!doubtful)
 			retry->state = RETRY_REPEATED;
@@ -315,6 +321,7 @@ admission_of(const Retry *retry, const Verdict *verdict)
 	: (const text *) DatumGetPointer(limit->name);
 	Admission	admission = {
 		.decided_at = verdict->decided_at,
+		.remembered_at = steady_clock(),
 		.resets_at = verdict->resets_at,
 		.cost = retry->row->credits,
 		.max = limit == NULL ? 0 : limit->max,

@@ -15,6 +15,7 @@
 typedef struct Admission
 {
 	TimestampTz decided_at;
+	int64		remembered_at;	/* by a clock that nobody sets */
 	TimestampTz resets_at;
 	int64		cost;
 	int64		max;			/* these two of the governing limit */
@@ -60,7 +61,7 @@ extern void retry_init(Retry *retry, const SubjectName *caller,
  * Look it up in memory; doubtful: its key has given back calls that were not
  * named.  The lock of its partition is needed SHARED.
  */
-extern RetryState retry_look_up(Retry *retry, TimestampTz now,
+extern RetryState retry_look_up(Retry *retry, Clock clock,
 								bool doubtful);
 
 /*

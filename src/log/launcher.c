@@ -27,6 +27,7 @@
 #include "base/settings.h"
 #include "log/launcher.h"
 #include "log/queue.h"
+#include "log/spill.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -228,6 +229,7 @@ tierlimit_launcher_main(Datum unused)
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 	before_shmem_exit(forget_launcher, (Datum) 0);
 	queue_set_launcher(MyLatch);
+	spill_forget();
 	MemoryContextSwitchTo(TopMemoryContext);
 
 	for (;;)

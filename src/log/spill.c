@@ -11,8 +11,12 @@
  * pg_stat_statements.
  *
  * Only an orderly stop leaves a file: after any other one, some of what is in the
- * queues may have been committed already.  It is removed as soon as it is read, so
- * that nothing can be read twice.  A server that starts as a standby, or to
+ * queues may have been committed already.  It belongs to the checkpoint that the
+ * server stopped with, and is good only as long as pg_control says that this was the
+ * last thing to happen: so nothing can be read twice, whatever becomes of the file,
+ * and a start that fails, over and over, loses nothing.  When the server is open the
+ * file is removed.  From then on a crash loses what was not written yet, as it does of
+ * all decisions.  A server that starts as a standby, or to
  * recover from a backup, does not use it, since the rows may have come to it, or
  * may still come, in the log of a server that had the same file.  What is not used
  * stays, under another name.
@@ -43,13 +47,14 @@
 #define UNUSED_FILE SPILL_FILE ".unused"
 
 /* Changes with the layout of the file, and with that of rows in a queue. */
-#define SPILL_FORMAT 0x746c0001
+#define SPILL_FORMAT 0x746c0002
 
 typedef struct SpillHeader
 {
 	uint32		format;
 	pg_crc32c	crc;			/* of all that follows these two */
 	uint64		system_identifier;
+	XLogRecPtr	checkpoint;		/* that the server stopped with */
 	uint64		buffer_size;
 	uint64		nqueues;		/* SpilledQueues follow, each with its bytes */
 } SpillHeader;
@@ -123,7 +128,19 @@ read_file(Size *size)
 	return content;
 }
 
-/* Whether it is one of ours, and as it was written. */
+/* The checkpoint that the server was stopped with; 0 if it wasn't, in order. */
+static XLogRecPtr
+last_checkpoint(void)
+{
+	bool		crc_ok;
+	ControlFileData *control = get_controlfile(DataDir, &crc_ok);
+
+	return crc_ok && (control->state == DB_SHUTDOWNED ||
+					  control->state == DB_SHUTDOWNED_IN_RECOVERY)
+		? control->checkPoint : InvalidXLogRecPtr;
+}
+
+/* Whether it is one of ours, as it was written, and nothing has happened since. */
 static bool
 is_whole(const char *content, Size size)
 {
@@ -136,7 +153,8 @@ is_whole(const char *content, Size size)
 	COMP_CRC32C(crc, content + CRC_OFFSET, size - CRC_OFFSET);
 	FIN_CRC32C(crc);
 	return EQ_CRC32C(crc, header->crc) &&
-		header->system_identifier == GetSystemIdentifier();
+		header->system_identifier == GetSystemIdentifier() &&
+		header->checkpoint == last_checkpoint();
 }
 
 uint64
@@ -168,7 +186,7 @@ set_aside(void)
 			(errmsg("decisions that the server had stopped with are not used"),
 			 is_recovering()
 			 ? errdetail("The server starts from another one's data.")
-			 : errdetail("Their file is damaged, or of another server or version."),
+			 : errdetail("Their file is damaged, of another server or version, or older than what the server did last."),
 			 errhint("The file is kept as \"%s\".", UNUSED_FILE)));
 }
 
@@ -199,10 +217,6 @@ spill_load(void)
 	}
 	pfree(found);
 	found = NULL;
-	if (unlink(SPILL_FILE) != 0)
-		ereport(FATAL,
-				(errcode_for_file_access(),
-				 errmsg("could not remove file \"%s\": %m", SPILL_FILE)));
 	ereport(LOG,
 			(errmsg("%lld decisions that the server had stopped with are to be written to the request log",
 					(long long) totals.decisions)));
@@ -219,11 +233,12 @@ append(char *to, const void *from, Size size)
 
 /* What is in the queues, as the file has it; NULL: nothing. */
 static char *
-collect(Size *size)
+collect(XLogRecPtr checkpoint, Size *size)
 {
 	SpillHeader header = {
 		.format = SPILL_FORMAT,
 		.system_identifier = GetSystemIdentifier(),
+		.checkpoint = checkpoint,
 		.buffer_size = queue_buffer_size()
 	};
 	char	   *content = MemoryContextAllocHuge(TopMemoryContext,
@@ -275,29 +290,33 @@ write_file(const char *content, Size size)
 	(void) durable_rename(SPILL_FILE ".tmp", SPILL_FILE, LOG);
 }
 
-/* Whether the server was stopped as it should be. */
-static bool
-is_orderly(int code)
-{
-	bool		crc_ok;
-	ControlFileData *control;
-
-	if (code != 0 || IsBinaryUpgrade)
-		return false;
-	control = get_controlfile(DataDir, &crc_ok);
-	return crc_ok && (control->state == DB_SHUTDOWNED ||
-					  control->state == DB_SHUTDOWNED_IN_RECOVERY);
-}
-
+/*
+ * Whatever the exit code: where a start has failed, nothing has happened since the
+ * server was stopped in order.
+ */
 static void
 write_if_needed(int code, Datum arg)
 {
+	XLogRecPtr	checkpoint = IsBinaryUpgrade ? InvalidXLogRecPtr : last_checkpoint();
 	char	   *content;
 	Size		size;
 
+	(void) code;
 	(void) arg;
-	if (is_orderly(code) && (content = collect(&size)) != NULL)
+	if (checkpoint == InvalidXLogRecPtr)
+		return;
+	content = collect(checkpoint, &size);
+	if (content != NULL)
 		write_file(content, size);
+	else
+		spill_forget();
+}
+
+void
+spill_forget(void)
+{
+	if (file_exists(SPILL_FILE))
+		(void) durable_unlink(SPILL_FILE, LOG);
 }
 
 void

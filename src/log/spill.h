@@ -3,7 +3,7 @@
  * spill.h
  *		What is still queued when the server stops is kept in a file.
  *
- * All of these are for the postmaster, while there are no other processes.
+ * All but the last one are for the postmaster, while there are no other processes.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,10 +25,13 @@ typedef struct SpillTotals
 	uint64		position;		/* behind all of them, in whichever queue */
 } SpillTotals;
 
-/* Fill the queues, which are empty, from the file, which goes. */
+/* Fill the queues, which are empty, from the file, which stays. */
 extern SpillTotals spill_load(void);
 
 /* Have the file written when the server stops, if there is anything to keep. */
 extern void spill_at_exit(void);
+
+/* The server is open: what it stopped with is not to be read again. */
+extern void spill_forget(void);
 
 #endif							/* TIERLIMIT_SPILL_H */

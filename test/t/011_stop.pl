@@ -255,13 +255,55 @@ is(sql('SELECT pg_promote()'), 't', 'standby: it is promoted');
 sql("COMMIT PREPARED 'locks'");
 is(sql($pending), '0', 'standby: nothing is pending after that');
 
+# Wait until the server has removed the file, which it does when it is open.
+sub wait_for_removal
+{
+	for (1 .. 100)
+	{
+		return ok(1, 'the file is removed') if !-e $spill;
+		usleep(100_000);
+	}
+	return fail('the file is removed');
+}
+
 leave_file();
 $node->start;
+wait_for_removal();
 $node->stop('immediate');
 ok(!-e $spill, 'an immediate stop leaves no file');
 $node->start;
 sql("COMMIT PREPARED 'locks'");
 is(sql($pending), '0', 'an immediate stop is like a crash');
+
+#
+# A start that fails loses nothing; and nothing is written twice
+#
+
+my $kept_rows = "SELECT sum(requests) FROM tierlimit.request_log WHERE key = 'kept 1'";
+sql('SELECT tierlimit.log_flush()');
+my $before = sql($kept_rows);
+leave_file();
+my $hba = slurp_file($node->data_dir . '/pg_hba.conf');
+PostgreSQL::Test::Utils::append_to_file($node->data_dir . '/pg_hba.conf', "nonsense\n");
+for my $try (1, 2)
+{
+	ok(!$node->start(fail_ok => 1), "failed start $try");
+	ok(-e $spill, "failed start $try: the file is there");
+}
+unlink $node->data_dir . '/pg_hba.conf';
+PostgreSQL::Test::Utils::append_to_file($node->data_dir . '/pg_hba.conf', $hba);
+my $copy = slurp_file($spill);
+$node->start;
+sql("COMMIT PREPARED 'locks'");
+sql('SELECT tierlimit.log_flush()');
+is(sql($kept_rows), $before + 2, 'failed starts: all is in the log');
+wait_for_removal();
+$node->stop('immediate');
+unlink "$spill.unused";
+PostgreSQL::Test::Utils::append_to_file($spill, $copy);
+start_without_file('stale');
+sql('SELECT tierlimit.log_flush()');
+is(sql($kept_rows), $before + 2, 'stale: nothing is in the log twice');
 
 $node->stop;
 done_testing();
