@@ -3,6 +3,9 @@
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION tierlimit" to load this file. \quit
 
+-- A function whose name begins with an underscore is for the extension itself, or for
+-- whoever repairs it: the README does not name it, and the next version may drop it.
+
 -- Whoever owns the schema could put objects of their own between ours.
 DO $$
 BEGIN
@@ -59,7 +62,7 @@ CREATE TABLE tierlimit.tier_limit (
 		CHECK (name COLLATE "C" ~ '^[\x20-\x7e]{1,63}$'),
 	period interval NOT NULL,
 	kind text NOT NULL DEFAULT 'sliding' CHECK (kind IN ('sliding', 'calendar')),
-	-- whole, see tiers_changed(): a bigint would have fractions rounded
+	-- whole, see _tiers_changed(): a bigint would have fractions rounded
 	max numeric NOT NULL CHECK (max >= 0),
 	unit text NOT NULL DEFAULT 'requests' CHECK (unit IN ('requests', 'credits')),
 	enforce boolean NOT NULL DEFAULT true,
@@ -140,7 +143,7 @@ SELECT pg_catalog.pg_extension_config_dump('tierlimit.api_key', '');
 
 -- A restored database has the rows that the extension comes with already: what a
 -- dump says of one, which had been changed, changes it again.
-CREATE FUNCTION tierlimit.keep_error_code() RETURNS trigger
+CREATE FUNCTION tierlimit._keep_error_code() RETURNS trigger
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	IF TG_OP = 'UPDATE' THEN
@@ -154,34 +157,34 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION tierlimit.keep_error_code() IS 'Trigger: changes of the rows that the extension came with survive pg_dump';
+COMMENT ON FUNCTION tierlimit._keep_error_code() IS 'Trigger: changes of the rows that the extension came with survive pg_dump';
 
 CREATE TRIGGER kept BEFORE UPDATE ON tierlimit.error_code
-	FOR EACH ROW EXECUTE FUNCTION tierlimit.keep_error_code();
+	FOR EACH ROW EXECUTE FUNCTION tierlimit._keep_error_code();
 CREATE TRIGGER restored BEFORE INSERT ON tierlimit.error_code
-	FOR EACH ROW WHEN (NEW.changed) EXECUTE FUNCTION tierlimit.keep_error_code();
+	FOR EACH ROW WHEN (NEW.changed) EXECUTE FUNCTION tierlimit._keep_error_code();
 
 --
 -- Telling sessions of changes
 --
 
-CREATE FUNCTION tierlimit.tiers_changed() RETURNS trigger
+CREATE FUNCTION tierlimit._tiers_changed() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'tierlimit_tiers_changed_1_0' LANGUAGE C;
-CREATE FUNCTION tierlimit.key_changed() RETURNS trigger
+CREATE FUNCTION tierlimit._key_changed() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'tierlimit_key_changed_1_0' LANGUAGE C;
 
-COMMENT ON FUNCTION tierlimit.tiers_changed() IS 'Trigger: makes all sessions read the tables again at commit; numbers are whole, a tier''s limits not too many, and patterns match something';
-CREATE FUNCTION tierlimit.key_deleted() RETURNS trigger
+COMMENT ON FUNCTION tierlimit._tiers_changed() IS 'Trigger: makes all sessions read the tables again at commit; numbers are whole, a tier''s limits not too many, and patterns match something';
+CREATE FUNCTION tierlimit._key_deleted() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'tierlimit_key_deleted_1_0' LANGUAGE C;
 
-COMMENT ON FUNCTION tierlimit.key_deleted() IS 'Trigger: a key that is deleted and made anew starts afresh';
-COMMENT ON FUNCTION tierlimit.key_changed() IS 'Trigger: makes the next call of a key read its row again; a key keeps its name, and a time zone exists';
+COMMENT ON FUNCTION tierlimit._key_deleted() IS 'Trigger: a key that is deleted and made anew starts afresh';
+COMMENT ON FUNCTION tierlimit._key_changed() IS 'Trigger: makes the next call of a key read its row again; a key keeps its name, and a time zone exists';
 
 CREATE CONSTRAINT TRIGGER deleted AFTER DELETE ON tierlimit.api_key
 	DEFERRABLE INITIALLY DEFERRED
-	FOR EACH ROW EXECUTE FUNCTION tierlimit.key_deleted();
+	FOR EACH ROW EXECUTE FUNCTION tierlimit._key_deleted();
 CREATE TRIGGER truncated BEFORE TRUNCATE ON tierlimit.api_key
-	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.key_deleted();
+	FOR EACH STATEMENT EXECUTE FUNCTION tierlimit._key_deleted();
 
 -- Row by row, since logical replication fires no statement triggers but those of
 -- TRUNCATE; and ALWAYS, so that it does fire these.  Before a row changes, so
@@ -193,9 +196,9 @@ DECLARE
 	fun text;
 	trg text;
 BEGIN
-	FOR tab, fun IN VALUES ('tier', 'tiers_changed'), ('tier_limit', 'tiers_changed'),
-			('error_code', 'tiers_changed'), ('endpoint', 'tiers_changed'),
-			('tier_endpoint', 'tiers_changed'), ('api_key', 'key_changed') LOOP
+	FOR tab, fun IN VALUES ('tier', '_tiers_changed'), ('tier_limit', '_tiers_changed'),
+			('error_code', '_tiers_changed'), ('endpoint', '_tiers_changed'),
+			('tier_endpoint', '_tiers_changed'), ('api_key', '_key_changed') LOOP
 		EXECUTE format('CREATE TRIGGER changing BEFORE INSERT OR UPDATE OR DELETE ON tierlimit.%I
 			FOR EACH ROW EXECUTE FUNCTION tierlimit.%I()', tab, fun);
 		EXECUTE format('CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE ON tierlimit.%I
@@ -306,7 +309,7 @@ SELECT pg_catalog.pg_extension_config_dump('tierlimit.log_state', '');
 -- Names are compared by their bytes, which is fast and knows no language.
 -- Each partition has its own indexes, and the log itself none: pg_dump does not
 -- know those of an extension's table, and would make the partitions' twice.
-CREATE FUNCTION tierlimit.index_log_partition(partition regclass) RETURNS void
+CREATE FUNCTION tierlimit._index_log_partition(partition regclass) RETURNS void
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	EXECUTE format('CREATE INDEX ON %s USING brin (at) WITH (pages_per_range = 32)', partition);
@@ -318,13 +321,13 @@ BEGIN
 END
 $$;
 
-SELECT tierlimit.index_log_partition('tierlimit.request_log_default');
+SELECT tierlimit._index_log_partition('tierlimit.request_log_default');
 
 -- The new partition is made apart and then attached, which locks the log
 -- against nobody; only the default partition, which is mostly empty, is locked
 -- while rows that belong to the new one are moved there.  Whoever calls this, it
 -- belongs to the owner of the log.
-CREATE FUNCTION tierlimit.add_log_partition(day date) RETURNS boolean
+CREATE FUNCTION tierlimit._add_log_partition(day date) RETURNS boolean
 	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	partition text := 'request_log_' || to_char(day, 'YYYYMMDD');
@@ -340,7 +343,7 @@ BEGIN
 	EXECUTE format('WITH moved AS (DELETE FROM tierlimit.request_log_default
 		WHERE at >= %L AND at < %L RETURNING *) INSERT INTO tierlimit.%I SELECT * FROM moved',
 		since, until, partition);
-	PERFORM tierlimit.index_log_partition(format('tierlimit.%I', partition)::regclass);
+	PERFORM tierlimit._index_log_partition(format('tierlimit.%I', partition)::regclass);
 	EXECUTE format('ALTER TABLE tierlimit.request_log ATTACH PARTITION tierlimit.%I
 		FOR VALUES FROM (%L) TO (%L)', partition, since, until);
 	EXECUTE format('ALTER TABLE tierlimit.%I DROP CONSTRAINT day', partition);
@@ -351,11 +354,11 @@ $$;
 -- One at a time, since each keeps the default partition locked until its
 -- transaction ends.  A transaction that has read the log is in the way: then
 -- another time.  Until then, rows go to the default partition.
-CREATE FUNCTION tierlimit.add_log_partitions() RETURNS boolean
+CREATE FUNCTION tierlimit._add_log_partitions() RETURNS boolean
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 BEGIN
 	FOR i IN 0 .. 2 LOOP
-		IF tierlimit.add_log_partition((now() AT TIME ZONE 'UTC')::date + i) THEN
+		IF tierlimit._add_log_partition((now() AT TIME ZONE 'UTC')::date + i) THEN
 			RETURN true;
 		END IF;
 	END LOOP;
@@ -369,7 +372,7 @@ $$;
 --
 -- What a window still counts is kept, whatever the retention (a year has 360 days
 -- in comparisons of intervals, hence some more), and what is not summed up yet.
-CREATE FUNCTION tierlimit.drop_old_log(retention interval) RETURNS boolean
+CREATE FUNCTION tierlimit._drop_old_log(retention interval) RETURNS boolean
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
 	longest interval := coalesce(max(period), '0') * 1.03 + '1 day' FROM tierlimit.tier_limit;
@@ -403,36 +406,36 @@ END
 $$;
 
 -- A cost can be as large as a number; sums of them stay there.
-CREATE FUNCTION tierlimit.saturated(value numeric) RETURNS bigint
+CREATE FUNCTION tierlimit._saturated(value numeric) RETURNS bigint
 	LANGUAGE sql IMMUTABLE PARALLEL SAFE
 	RETURN greatest(least(value, 9223372036854775807), -9223372036854775808)::bigint;
 
-COMMENT ON FUNCTION tierlimit.saturated(numeric) IS 'The nearest bigint';
+COMMENT ON FUNCTION tierlimit._saturated(numeric) IS 'The nearest bigint';
 
 -- Sums are kept for good, so whoever is not known chooses nothing in them: of
 -- endpoints they have the patterns that match, and no key that nobody knows.
-CREATE FUNCTION tierlimit.endpoint_pattern(endpoint text) RETURNS text
+CREATE FUNCTION tierlimit._endpoint_pattern(endpoint text) RETURNS text
 	AS 'MODULE_PATHNAME', 'tierlimit_endpoint_pattern_1_0'
 	LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 
-CREATE FUNCTION tierlimit.summed_key(key text, tier text, error_code integer) RETURNS text
+CREATE FUNCTION tierlimit._summed_key(key text, tier text, error_code integer) RETURNS text
 	LANGUAGE sql IMMUTABLE PARALLEL SAFE
 	RETURN CASE WHEN error_code = 0 OR tier IS NOT NULL THEN key END;
 
-COMMENT ON FUNCTION tierlimit.endpoint_pattern(text) IS 'The longest pattern that matches an endpoint; NULL: none does';
-COMMENT ON FUNCTION tierlimit.summed_key(text, text, integer) IS 'The key that a row of the log is summed up under; NULL: one that was refused as unknown';
+COMMENT ON FUNCTION tierlimit._endpoint_pattern(text) IS 'The longest pattern that matches an endpoint; NULL: none does';
+COMMENT ON FUNCTION tierlimit._summed_key(text, text, integer) IS 'The key that a row of the log is summed up under; NULL: one that was refused as unknown';
 
 -- Sum up what was decided before a time, and wasn't summed up before: whole minutes.
 -- What the log writer is just writing is waited for, and what it writes later
 -- comes late: it asks how far the sums are when its rows are there.  That takes a
 -- snapshot for each statement.
-CREATE FUNCTION tierlimit.sum_log(until timestamptz) RETURNS void
+CREATE FUNCTION tierlimit._sum_log(until timestamptz) RETURNS void
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
 	since timestamptz;
 BEGIN
 	IF current_setting('transaction_isolation') <> 'read committed' THEN
-		RAISE SQLSTATE '25001' USING MESSAGE = 'sum_log() needs the isolation level READ COMMITTED';
+		RAISE SQLSTATE '25001' USING MESSAGE = '_sum_log() needs the isolation level READ COMMITTED';
 	END IF;
 	LOCK TABLE ONLY tierlimit.request_log IN SHARE ROW EXCLUSIVE MODE;
 	SELECT summed_until INTO since FROM tierlimit.log_state;
@@ -442,19 +445,19 @@ BEGIN
 	END IF;
 
 	INSERT INTO tierlimit.usage_hourly AS u (hour, key, tier, endpoint, requests, credits, denied)
-	SELECT date_trunc('hour', at, 'UTC'), tierlimit.summed_key(key, tier, error_code), tier, tierlimit.endpoint_pattern(endpoint),
+	SELECT date_trunc('hour', at, 'UTC'), tierlimit._summed_key(key, tier, error_code), tier, tierlimit._endpoint_pattern(endpoint),
 		coalesce(sum(requests) FILTER (WHERE error_code = 0), 0),
-		tierlimit.saturated(coalesce(sum(credits) FILTER (WHERE error_code = 0), 0)),
+		tierlimit._saturated(coalesce(sum(credits) FILTER (WHERE error_code = 0), 0)),
 		coalesce(sum(requests) FILTER (WHERE error_code <> 0), 0)
 	FROM tierlimit.request_log WHERE at >= since AND at < until GROUP BY 1, 2, 3, 4
 	ON CONFLICT ON CONSTRAINT usage_hourly_key DO UPDATE SET
 		requests = u.requests + excluded.requests,
-		credits = tierlimit.saturated(u.credits::numeric + excluded.credits),
+		credits = tierlimit._saturated(u.credits::numeric + excluded.credits),
 		denied = u.denied + excluded.denied;
 
 	INSERT INTO tierlimit.usage_minute AS u (subject, is_account, minute, last_at, requests, credits)
 	SELECT coalesce(account, key), account IS NOT NULL, date_trunc('minute', at), max(at), sum(requests),
-		tierlimit.saturated(sum(credits))
+		tierlimit._saturated(sum(credits))
 	FROM tierlimit.request_log WHERE at >= since AND at < until AND error_code = 0 AND key IS NOT NULL
 	GROUP BY 1, 2, 3 HAVING count(*) > 4 AND min(requests) >= 0 AND min(credits) >= 0
 		AND bool_and(shadow_code IS DISTINCT FROM 0);
@@ -463,32 +466,32 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION tierlimit.is_log_writer() RETURNS boolean
+CREATE FUNCTION tierlimit._is_log_writer() RETURNS boolean
 	AS 'MODULE_PATHNAME', 'tierlimit_is_log_writer_1_0'
 	LANGUAGE C STABLE PARALLEL RESTRICTED;
 
-COMMENT ON FUNCTION tierlimit.is_log_writer() IS 'Whether this process writes the request log';
+COMMENT ON FUNCTION tierlimit._is_log_writer() IS 'Whether this process writes the request log';
 
 -- Add rows to hours and minutes that are summed up already: those that the log
 -- writer has written in the same transaction.
-CREATE FUNCTION tierlimit.sum_late_rows(at timestamptz[], key text[], account text[], tier text[],
+CREATE FUNCTION tierlimit._sum_late_rows(at timestamptz[], key text[], account text[], tier text[],
 		endpoint text[], error_code integer[], requests integer[], credits bigint[], summed_until timestamptz)
 	RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-	IF NOT tierlimit.is_log_writer() THEN
-		RAISE SQLSTATE '55000' USING MESSAGE = 'sum_late_rows() is for the log writer alone';
+	IF NOT tierlimit._is_log_writer() THEN
+		RAISE SQLSTATE '55000' USING MESSAGE = '_sum_late_rows() is for the log writer alone';
 	END IF;
 	INSERT INTO tierlimit.usage_hourly AS u (hour, key, tier, endpoint, requests, credits, denied)
-	SELECT date_trunc('hour', at, 'UTC'), tierlimit.summed_key(key, tier, error_code), tier, tierlimit.endpoint_pattern(endpoint),
+	SELECT date_trunc('hour', at, 'UTC'), tierlimit._summed_key(key, tier, error_code), tier, tierlimit._endpoint_pattern(endpoint),
 		coalesce(sum(requests) FILTER (WHERE error_code = 0), 0),
-		tierlimit.saturated(coalesce(sum(credits) FILTER (WHERE error_code = 0), 0)),
+		tierlimit._saturated(coalesce(sum(credits) FILTER (WHERE error_code = 0), 0)),
 		coalesce(sum(requests) FILTER (WHERE error_code <> 0), 0)
 	FROM unnest($1, $2, $4, $5, $6, $7, $8) AS r (at, key, tier, endpoint, error_code, requests, credits)
 	WHERE at < $9 GROUP BY 1, 2, 3, 4
 	ON CONFLICT ON CONSTRAINT usage_hourly_key DO UPDATE SET
 		requests = u.requests + excluded.requests,
-		credits = tierlimit.saturated(u.credits::numeric + excluded.credits),
+		credits = tierlimit._saturated(u.credits::numeric + excluded.credits),
 		denied = u.denied + excluded.denied;
 
 	-- what is given back is read row by row, in its order
@@ -501,9 +504,9 @@ BEGIN
 	UPDATE tierlimit.usage_minute AS u SET
 		last_at = greatest(u.last_at, r.last_at),
 		requests = u.requests + r.requests,
-		credits = tierlimit.saturated(u.credits::numeric + r.credits)
+		credits = tierlimit._saturated(u.credits::numeric + r.credits)
 	FROM (SELECT coalesce(account, key), account IS NOT NULL, date_trunc('minute', at), max(at), sum(requests),
-		tierlimit.saturated(sum(credits))
+		tierlimit._saturated(sum(credits))
 		FROM unnest($1, $2, $3, $6, $7, $8) AS r (at, key, account, error_code, requests, credits)
 		WHERE at < $9 AND error_code = 0 GROUP BY 1, 2, 3) AS r (subject, is_account, minute, last_at, requests, credits)
 	WHERE u.subject = r.subject AND u.is_account = r.is_account AND u.minute = r.minute;
@@ -512,7 +515,7 @@ $$;
 
 -- A clock was wrong: what is counted for a subject from a time on is brought to
 -- that time, a microsecond apart and in its order, in the log as in the sums.
-CREATE FUNCTION tierlimit.redate_rows(kind integer, subject text, since timestamptz) RETURNS void
+CREATE FUNCTION tierlimit._redate_rows(kind integer, subject text, since timestamptz) RETURNS void
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	condition text := CASE kind
@@ -529,13 +532,13 @@ BEGIN
 			SELECT new_at, key, account, tier, endpoint, ip, error_code, requests, credits, shadow_code, request_id FROM brought),
 		change AS (SELECT at, key, account, tier, endpoint, error_code, -requests AS requests, -credits AS credits FROM brought
 			UNION ALL SELECT new_at, key, account, tier, endpoint, error_code, requests, credits FROM brought)
-		SELECT tierlimit.sum_late_rows(array_agg(at), array_agg(key), array_agg(account), array_agg(tier), array_agg(endpoint),
+		SELECT tierlimit._sum_late_rows(array_agg(at), array_agg(key), array_agg(account), array_agg(tier), array_agg(endpoint),
 			array_agg(error_code), array_agg(requests), array_agg(credits), summed_until)
 		FROM change, tierlimit.log_state WHERE at < summed_until GROUP BY summed_until', condition)
 	USING subject, since;
 END
 $$;
-COMMENT ON FUNCTION tierlimit.redate_rows(integer, text, timestamptz) IS 'Bring the later rows of a subject to a time: a clock was wrong';
+COMMENT ON FUNCTION tierlimit._redate_rows(integer, text, timestamptz) IS 'Bring the later rows of a subject to a time: a clock was wrong';
 
 CREATE TYPE tierlimit.verification AS (
 	key text,
@@ -561,12 +564,12 @@ CREATE FUNCTION tierlimit.log_flush() RETURNS void
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION tierlimit.log_flush() IS 'Wait until all that was decided before is in the request log';
-COMMENT ON FUNCTION tierlimit.index_log_partition(regclass) IS 'Make the indexes of a partition of the request log';
-COMMENT ON FUNCTION tierlimit.add_log_partition(date) IS 'Make the partition of a day of the request log; false: it is there';
-COMMENT ON FUNCTION tierlimit.add_log_partitions() IS 'Make the first missing partition of today and the next days; false: none is';
-COMMENT ON FUNCTION tierlimit.drop_old_log(interval) IS 'Drop a piece of what was logged before the retention; false: nothing is left of it';
-COMMENT ON FUNCTION tierlimit.sum_log(timestamptz) IS 'Sum up what was logged before a time';
-COMMENT ON FUNCTION tierlimit.sum_late_rows(timestamptz[], text[], text[], text[], text[], integer[], integer[], bigint[], timestamptz) IS 'Add rows to what is summed up already';
+COMMENT ON FUNCTION tierlimit._index_log_partition(regclass) IS 'Make the indexes of a partition of the request log';
+COMMENT ON FUNCTION tierlimit._add_log_partition(date) IS 'Make the partition of a day of the request log; false: it is there';
+COMMENT ON FUNCTION tierlimit._add_log_partitions() IS 'Make the first missing partition of today and the next days; false: none is';
+COMMENT ON FUNCTION tierlimit._drop_old_log(interval) IS 'Drop a piece of what was logged before the retention; false: nothing is left of it';
+COMMENT ON FUNCTION tierlimit._sum_log(timestamptz) IS 'Sum up what was logged before a time';
+COMMENT ON FUNCTION tierlimit._sum_late_rows(timestamptz[], text[], text[], text[], text[], integer[], integer[], bigint[], timestamptz) IS 'Add rows to what is summed up already';
 
 --
 -- Checking and counting
@@ -699,7 +702,7 @@ COMMENT ON FUNCTION tierlimit.rotate_key(text) IS 'Give a key a new secret, whic
 -- Of a list like "client, proxy, proxy", in which each has appended whom it had
 -- the call from, the entry that the outermost of so many proxies wrote: what is
 -- before it may be made up.  NULL if it is no address.
-CREATE FUNCTION tierlimit.forwarded_for(header text, proxies integer) RETURNS inet
+CREATE FUNCTION tierlimit._forwarded_for(header text, proxies integer) RETURNS inet
 	LANGUAGE plpgsql IMMUTABLE STRICT SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	hops text[] := string_to_array(header, ',');
@@ -718,7 +721,7 @@ $$;
 
 -- The secret that was sent.  Bearer tokens are mostly PostgREST's own, JWTs, but
 -- those never begin as our secrets do.
-CREATE FUNCTION tierlimit.sent_key(headers jsonb, header text) RETURNS text
+CREATE FUNCTION tierlimit._sent_key(headers jsonb, header text) RETURNS text
 	LANGUAGE sql IMMUTABLE
 	RETURN CASE lower(header)
 		WHEN 'authorization' THEN substring(headers ->> 'authorization' FROM '(?i)^bearer +(\S+)$')
@@ -726,7 +729,7 @@ CREATE FUNCTION tierlimit.sent_key(headers jsonb, header text) RETURNS text
 					  substring(headers ->> 'authorization' FROM '(?i)^bearer +(tl_\S+)$')) END;
 
 -- Append to the headers that others may have set.
-CREATE FUNCTION tierlimit.add_response_headers(headers jsonb) RETURNS void
+CREATE FUNCTION tierlimit._add_response_headers(headers jsonb) RETURNS void
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	already jsonb := coalesce(nullif(current_setting('response.headers', true), ''), '[]');
@@ -738,7 +741,7 @@ $$;
 
 -- Refusals are in the request log: were they in the server's, too, a flood of
 -- them would fill it.
-CREATE FUNCTION tierlimit.raise_refusal(decision tierlimit.decision) RETURNS void
+CREATE FUNCTION tierlimit._raise_refusal(decision tierlimit.decision) RETURNS void
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET log_min_messages = fatal AS $$
 DECLARE
 	status jsonb := tierlimit.status(decision);
@@ -770,29 +773,29 @@ BEGIN
 		request_id := NULL;
 	END IF;
 	SELECT * INTO d FROM tierlimit.authorize(
-		tierlimit.sent_key(headers, current_setting('tierlimit.api_key_header', true)),
+		tierlimit._sent_key(headers, current_setting('tierlimit.api_key_header', true)),
 		endpoint => path,
-		ip => tierlimit.forwarded_for(headers ->> 'x-forwarded-for', proxies),
+		ip => tierlimit._forwarded_for(headers ->> 'x-forwarded-for', proxies),
 		request_id => request_id);
 	IF d.allowed THEN
-		PERFORM tierlimit.add_response_headers(tierlimit.headers(d));
+		PERFORM tierlimit._add_response_headers(tierlimit.headers(d));
 	ELSE
-		PERFORM tierlimit.raise_refusal(d);
+		PERFORM tierlimit._raise_refusal(d);
 	END IF;
 END
 $$;
 
-COMMENT ON FUNCTION tierlimit.forwarded_for(text, integer) IS 'The caller''s address by X-Forwarded-For, behind so many proxies';
-COMMENT ON FUNCTION tierlimit.sent_key(jsonb, text) IS 'The secret in the headers of a request';
-COMMENT ON FUNCTION tierlimit.add_response_headers(jsonb) IS 'Append headers to the response that PostgREST will send';
-COMMENT ON FUNCTION tierlimit.raise_refusal(tierlimit.decision) IS 'Make PostgREST answer with a refusal';
+COMMENT ON FUNCTION tierlimit._forwarded_for(text, integer) IS 'The caller''s address by X-Forwarded-For, behind so many proxies';
+COMMENT ON FUNCTION tierlimit._sent_key(jsonb, text) IS 'The secret in the headers of a request';
+COMMENT ON FUNCTION tierlimit._add_response_headers(jsonb) IS 'Append headers to the response that PostgREST will send';
+COMMENT ON FUNCTION tierlimit._raise_refusal(tierlimit.decision) IS 'Make PostgREST answer with a refusal';
 COMMENT ON FUNCTION tierlimit.pre_request() IS 'For PostgREST''s db-pre-request: authorize each request';
 
 --
 -- Statistics
 --
 
-CREATE FUNCTION tierlimit.stat_counters(
+CREATE FUNCTION tierlimit._stat_counters(
 		OUT checks bigint, OUT admitted bigint, OUT denied bigint, OUT refunds bigint,
 		OUT keys bigint, OUT memory_used bigint, OUT memory_total bigint,
 		OUT log_pending bigint, OUT log_written bigint, OUT log_lag interval,
@@ -804,9 +807,9 @@ CREATE FUNCTION tierlimit.stat_reset() RETURNS void
 	AS 'MODULE_PATHNAME', 'tierlimit_stat_reset_1_0'
 	LANGUAGE C VOLATILE PARALLEL SAFE;
 
-CREATE VIEW tierlimit.stat AS SELECT * FROM tierlimit.stat_counters();
+CREATE VIEW tierlimit.stat AS SELECT * FROM tierlimit._stat_counters();
 
-COMMENT ON FUNCTION tierlimit.stat_counters() IS 'What the view stat shows';
+COMMENT ON FUNCTION tierlimit._stat_counters() IS 'What the view stat shows';
 COMMENT ON FUNCTION tierlimit.stat_reset() IS 'Set the counters of the view stat to zero';
 COMMENT ON VIEW tierlimit.stat IS 'Calls and memory, of all databases of this server together';
 COMMENT ON COLUMN tierlimit.stat.keys IS 'keys and accounts in memory';
@@ -858,5 +861,5 @@ COMMENT ON FUNCTION tierlimit.grant_monitoring(name) IS 'Grant a role the statis
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tierlimit FROM PUBLIC;
 -- Functions in a view are called as whoever reads it: this one asks for the right
 -- to read the view.
-GRANT EXECUTE ON FUNCTION tierlimit.stat_counters TO PUBLIC;
+GRANT EXECUTE ON FUNCTION tierlimit._stat_counters TO PUBLIC;
 REVOKE ALL ON TYPE tierlimit.decision, tierlimit.verification FROM PUBLIC;

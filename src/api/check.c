@@ -132,7 +132,7 @@ require_key(const text *key)
 				 errmsg("key must not be null or empty")));
 }
 
-/* endpoint_pattern(endpoint) */
+/* _endpoint_pattern(endpoint) */
 Datum
 tierlimit_endpoint_pattern_1_0(PG_FUNCTION_ARGS)
 {

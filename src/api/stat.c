@@ -40,7 +40,7 @@ require_view(const char *name)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_VIEW, name);
 }
 
-/* stat_counters() */
+/* _stat_counters() */
 Datum
 tierlimit_stat_counters_1_0(PG_FUNCTION_ARGS)
 {

@@ -5,7 +5,7 @@
  *
  * Its newest rows are read one by one, by an index of each partition.  Further
  * back, where windows keep calls together anyway, the sums of minutes that had
- * many rows are read instead (see tierlimit.sum_log() in the install script),
+ * many rows are read instead (see tierlimit._sum_log() in the install script),
  * and the rows of the gaps between these.  So the cost is bounded by minutes
  * rather than by calls, whatever the size of the log.
  *

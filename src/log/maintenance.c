@@ -56,17 +56,17 @@ static Maintenance maintenance;
 
 /* These two do a piece of what is to be done; a row says that there is more. */
 static SpiStatement add_partitions = {
-	"SELECT FROM tierlimit.add_log_partitions() AS more WHERE more", 0, {0},
+	"SELECT FROM tierlimit._add_log_partitions() AS more WHERE more", 0, {0},
 	NULL
 };
 
 static SpiStatement drop_old_log = {
-	"SELECT FROM tierlimit.drop_old_log($1) AS more WHERE more",
+	"SELECT FROM tierlimit._drop_old_log($1) AS more WHERE more",
 	1, {INTERVALOID}, NULL
 };
 
 static SpiStatement sum_log = {
-	"SELECT tierlimit.sum_log($1)", 1, {TIMESTAMPTZOID}, NULL
+	"SELECT tierlimit._sum_log($1)", 1, {TIMESTAMPTZOID}, NULL
 };
 
 static SpiStatement read_state = {

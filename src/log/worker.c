@@ -386,7 +386,7 @@ pause_before_retry(void)
 	sleep_for(0);
 }
 
-/* is_log_writer(), for functions that nobody else is to call */
+/* _is_log_writer(), for functions that nobody else is to call */
 Datum
 tierlimit_is_log_writer_1_0(PG_FUNCTION_ARGS)
 {

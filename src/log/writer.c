@@ -68,7 +68,7 @@ static const LogColumn summed_columns[] = {
 };
 
 static SpiStatement redate_rows = {
-	"SELECT tierlimit.redate_rows($1, $2, $3)", 3,
+	"SELECT tierlimit._redate_rows($1, $2, $3)", 3,
 	{INT4OID, TEXTOID, TIMESTAMPTZOID}, NULL
 };
 
@@ -112,7 +112,7 @@ prepare_sums(void)
 	StringInfoData text;
 
 	initStringInfo(&text);
-	appendStringInfoString(&text, "SELECT tierlimit.sum_late_rows(");
+	appendStringInfoString(&text, "SELECT tierlimit._sum_late_rows(");
 	for (size_t i = 0; i < lengthof(summed_columns); i++)
 		appendStringInfo(&text, "$%d, ", summed_columns[i] + 1);
 	appendStringInfo(&text, "$%d)", LOG_COLUMNS + 1);

@@ -9,8 +9,8 @@
  * A clock can be wrong.  So where a key has decided more than CLOCK_TOLERANCE
  * later than the clock says now, or rows of the log say so, that time is not
  * believed: what was counted then counts as of now, in memory (rebuild.c) as in
- * the log (redate_rows() in the install script).  A key moves no other's clock by
- * more than the tolerance.
+ * the log (_redate_rows() in the install script).  A key moves no other's clock
+ * by more than the tolerance.
  *
  * In a session with a tierlimit.now of its own that one is the clock.  Neither
  * clock believes what the other has counted in memory: the log is asked.

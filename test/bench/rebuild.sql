@@ -21,7 +21,7 @@ $$;
 -- (yesterday's rows are summed up as the worker does it, when it is not there)
 CREATE FUNCTION bench.fill_log(key text, calls integer, others integer) RETURNS void
 LANGUAGE sql AS $$
-	SELECT tierlimit.add_log_partition((now() AT TIME ZONE 'UTC')::date - 1);
+	SELECT tierlimit._add_log_partition((now() AT TIME ZONE 'UTC')::date - 1);
 	INSERT INTO tierlimit.request_log (at, key, tier, error_code, requests, credits)
 	SELECT now() - interval '1 day' * (1 - i::float8 / calls), key, 'pro', 0, 1, 1 FROM generate_series(1, calls) i;
 	INSERT INTO tierlimit.request_log (at, key, tier, error_code, requests, credits)

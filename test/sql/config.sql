@@ -49,20 +49,20 @@ DELETE FROM tierlimit.tier WHERE name = 'zoned';
 
 -- our triggers are for our tables
 CREATE TABLE stranger (name text, max numeric);
-CREATE TRIGGER t BEFORE INSERT ON stranger FOR EACH ROW EXECUTE FUNCTION tierlimit.key_changed();
+CREATE TRIGGER t BEFORE INSERT ON stranger FOR EACH ROW EXECUTE FUNCTION tierlimit._key_changed();
 INSERT INTO stranger VALUES ('x', 1);
 DROP TRIGGER t ON stranger;
-CREATE TRIGGER t AFTER INSERT ON stranger FOR EACH ROW EXECUTE FUNCTION tierlimit.tiers_changed();
+CREATE TRIGGER t AFTER INSERT ON stranger FOR EACH ROW EXECUTE FUNCTION tierlimit._tiers_changed();
 INSERT INTO stranger VALUES ('x', 1);
 DROP TRIGGER t ON stranger;
-CREATE TRIGGER t BEFORE TRUNCATE ON stranger FOR EACH STATEMENT EXECUTE FUNCTION tierlimit.key_changed();
+CREATE TRIGGER t BEFORE TRUNCATE ON stranger FOR EACH STATEMENT EXECUTE FUNCTION tierlimit._key_changed();
 TRUNCATE stranger;
 DROP TABLE stranger;
 CREATE TABLE api_key (name text);
-CREATE TRIGGER t BEFORE INSERT ON api_key FOR EACH ROW EXECUTE FUNCTION tierlimit.key_changed();
+CREATE TRIGGER t BEFORE INSERT ON api_key FOR EACH ROW EXECUTE FUNCTION tierlimit._key_changed();
 INSERT INTO api_key VALUES ('x');
 DROP TABLE api_key;
-SELECT tierlimit.key_changed();
+SELECT tierlimit._key_changed();
 
 -- a built-in code that was changed is marked, so that pg_dump carries it
 SELECT code, changed FROM tierlimit.error_code WHERE changed;

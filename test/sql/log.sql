@@ -74,7 +74,7 @@ RESET tierlimit.durability;
 SELECT count(*) AS days FROM pg_inherits WHERE inhparent = 'tierlimit.request_log'::regclass
 	AND inhrelid::regclass::text ~ 'request_log_\d{8}$';
 SELECT DISTINCT tableoid::regclass FROM tierlimit.request_log WHERE key ~ '^log';
-SELECT tierlimit.add_log_partition('2026-05-01');
+SELECT tierlimit._add_log_partition('2026-05-01');
 SELECT DISTINCT tableoid::regclass FROM tierlimit.request_log WHERE key ~ '^log';
 
 -- memory and log agree

@@ -56,7 +56,7 @@ FROM tierlimit.request_log l JOIN tierlimit.request_log a ON a.key = 'again ' ||
 DROP TABLE spelt;
 
 -- patterns are named as they were written
-SELECT e, tierlimit.endpoint_pattern(e) FROM unnest(ARRAY['/public/x', '/%70ublic/', '/public', '/café*', '/caf%C3%A9*', '/items%3Aall', NULL]) e;
+SELECT e, tierlimit._endpoint_pattern(e) FROM unnest(ARRAY['/public/x', '/%70ublic/', '/public', '/café*', '/caf%C3%A9*', '/items%3Aall', NULL]) e;
 -- one that no endpoint could match is refused
 CREATE FUNCTION accepted(pattern text) RETURNS text LANGUAGE plpgsql AS $$
 BEGIN

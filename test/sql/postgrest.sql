@@ -122,9 +122,9 @@ SELECT * FROM logged();
 SELECT answer_to(headers('x-api-key', :'secret', 'x-request-id', 'two'));
 RESET tierlimit.trusted_proxies;
 
-SELECT header, proxies, tierlimit.forwarded_for(header, proxies)
+SELECT header, proxies, tierlimit._forwarded_for(header, proxies)
 FROM unnest(ARRAY['192.0.2.1,2001:db8::2, 192.0.2.3 ']) header, generate_series(0, 4) proxies;
-SELECT header, tierlimit.forwarded_for(header, 1) FROM unnest(ARRAY['192.0.2.7:4711', '[2001:db8::7]:4711',
+SELECT header, tierlimit._forwarded_for(header, 1) FROM unnest(ARRAY['192.0.2.7:4711', '[2001:db8::7]:4711',
 	'[2001:db8::7]', '::ffff:192.0.2.7', '', ',', '192.0.2.7,', 'unknown', '_hidden', '999.0.2.7', '192.0.2',
 	'10', '192.0.2.0/24', 'fe80::1%eth0', '192.0.2.7 OR 1=1', '[', '[]', ':', '1:2:3']) header;
 -- tiers that include some endpoints only, however they are spelt
@@ -153,8 +153,8 @@ INSERT INTO tierlimit.tier_limit (tier, name, period, max) VALUES ('rest', 'minu
 -- the role has a right to nothing else
 SET ROLE web_anon;
 SELECT allowed FROM tierlimit.check('k', 'rest');
-SELECT tierlimit.raise_refusal(NULL);
-SELECT tierlimit.forwarded_for('', 1);
+SELECT tierlimit._raise_refusal(NULL);
+SELECT tierlimit._forwarded_for('', 1);
 SELECT * FROM tierlimit.error_code;
 SET tierlimit.api_key_header = 'x-my-own';
 SET tierlimit.trusted_proxies = 0;

@@ -29,8 +29,8 @@ SELECT d.allowed, d.error, tierlimit.error_body(d) FROM tierlimit.authorize('tl_
 SELECT tierlimit.reset('served');
 SELECT * FROM tierlimit.verify('served');
 SELECT tierlimit.log_flush();
-SELECT tierlimit.sum_log(now());
-SELECT tierlimit.drop_old_log('1 day');
+SELECT tierlimit._sum_log(now());
+SELECT tierlimit._drop_old_log('1 day');
 SELECT * FROM tierlimit.request_log;
 SELECT * FROM tierlimit.request_log_default;
 SELECT * FROM tierlimit.usage_hourly;
@@ -50,14 +50,14 @@ RESET ROLE;
 
 -- the statistics, to whoever may read them
 SET ROLE service;
-SELECT * FROM tierlimit.stat_counters();
+SELECT * FROM tierlimit._stat_counters();
 RESET ROLE;
 CREATE ROLE watcher;
 GRANT USAGE ON SCHEMA tierlimit TO watcher;
 GRANT SELECT ON tierlimit.stat TO watcher;
 SET ROLE watcher;
 SELECT checks > 0 AS checks FROM tierlimit.stat;
-SELECT checks > 0 AS checks FROM tierlimit.stat_counters();
+SELECT checks > 0 AS checks FROM tierlimit._stat_counters();
 SELECT tierlimit.stat_reset();
 RESET ROLE;
 DROP OWNED BY watcher;

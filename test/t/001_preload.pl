@@ -28,7 +28,7 @@ for my $call (
 	"peek('k', 'small')",  "refund('k')",
 	"reset('k')",          "usage('k', 'small')",
 	"headers('$decision')", "status('$decision')",
-	"stat_counters()",     "stat_reset()")
+	"_stat_counters()",    "stat_reset()")
 {
 	like(
 		error_of("SELECT * FROM tierlimit.$call"),

@@ -81,10 +81,10 @@ for my $kind (sort keys %restore)
 	is(sums_differ($kind), '', "$kind: sums are those of the log");
 
 	# Later days get their partitions, and old ones go.
-	sql("SELECT tierlimit.add_log_partition((now() AT TIME ZONE 'UTC')::date + 10);
-		SELECT tierlimit.add_log_partition((now() AT TIME ZONE 'UTC')::date - 100);
+	sql("SELECT tierlimit._add_log_partition((now() AT TIME ZONE 'UTC')::date + 10);
+		SELECT tierlimit._add_log_partition((now() AT TIME ZONE 'UTC')::date - 100);
 		UPDATE tierlimit.log_state SET dropped_at = now() - interval '1 day'", $kind);
-	is(sql("SELECT tierlimit.drop_old_log('62 days'); SELECT tierlimit.drop_old_log('62 days')", $kind),
+	is(sql("SELECT tierlimit._drop_old_log('62 days'); SELECT tierlimit._drop_old_log('62 days')", $kind),
 		"t\nf", "$kind: an old partition is dropped");
 	is(sql("SELECT count(*) FROM pg_inherits WHERE inhparent = 'tierlimit.request_log'::regclass", $kind),
 		'5', "$kind: others are kept");

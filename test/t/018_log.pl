@@ -129,7 +129,7 @@ is(sums_differ(), '', 'late rows: sums are those of the log');
 
 # When no log writer is there, sum up this hour and the next.
 wait_until("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'tierlimit log writer'");
-sql("SELECT tierlimit.sum_log(date_trunc('hour', now()) + interval '2 hours')");
+sql("SELECT tierlimit._sum_log(date_trunc('hour', now()) + interval '2 hours')");
 is(sums_differ(), '', 'this hour summed up: sums are those of the log');
 my $minute = q{SELECT count(*) FROM tierlimit.usage_minute m
 	WHERE (requests, credits) IS DISTINCT FROM (SELECT (sum(requests), sum(credits)) FROM tierlimit.request_log
@@ -172,7 +172,7 @@ sub upkeep
 }
 
 sql(<<'SQL');
-SELECT tierlimit.add_log_partition((now() AT TIME ZONE 'UTC')::date - i) FROM unnest('{1,5,9,40,100}'::int[]) i;
+SELECT tierlimit._add_log_partition((now() AT TIME ZONE 'UTC')::date - i) FROM unnest('{1,5,9,40,100}'::int[]) i;
 INSERT INTO tierlimit.request_log (at, key, tier, error_code, requests, credits)
 	SELECT date_trunc('day', now(), 'UTC') - i * interval '1 day', 'kept', 'wide', 0, 1, 1 FROM unnest('{1,5,9,40,100}'::int[]) i;
 SQL

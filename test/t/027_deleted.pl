@@ -71,12 +71,12 @@ my %ends = (
 			. $delete->($_[0]) . '; RESET ROLE; DROP OWNED BY deleter; DROP ROLE deleter') } ],
 	'the rows of an hour are summed up, and then it is deleted' => [ 9, sub {
 		sql('SELECT tierlimit.log_flush()');
-		sql("SELECT tierlimit.sum_log(now() + interval '2 minutes')");
+		sql("SELECT tierlimit._sum_log(now() + interval '2 minutes')");
 		sql($delete->($_[0])) } ],
 	'it is deleted, and then the rows of the hour are summed up' => [ 9, sub {
 		sql('SELECT tierlimit.log_flush()');
 		sql($delete->($_[0]));
-		sql("SELECT tierlimit.sum_log(now() + interval '4 minutes')") } ],
+		sql("SELECT tierlimit._sum_log(now() + interval '4 minutes')") } ],
 );
 
 my $n = 0;

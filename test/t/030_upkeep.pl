@@ -61,7 +61,7 @@ is(sums_differ(), '', 'published: sums are those of the log');
 # Sums of hours that are over, and retention.
 sql(<<'SQL');
 UPDATE tierlimit.log_state SET summed_until = summed_until - interval '100 days', dropped_at = now() - interval '1 day';
-SELECT tierlimit.add_log_partition((now() AT TIME ZONE 'UTC')::date - 90);
+SELECT tierlimit._add_log_partition((now() AT TIME ZONE 'UTC')::date - 90);
 INSERT INTO tierlimit.request_log (at, key, tier, error_code, requests, credits)
 	SELECT now() - interval '80 days' + i * interval '1 millisecond', 'old', 'wide', 0, 1, 1 FROM generate_series(1, 25000) i;
 INSERT INTO tierlimit.usage_minute
@@ -78,7 +78,7 @@ is(sql("SELECT count(*) FROM tierlimit.usage_minute WHERE subject ~ '^old'"), '0
 is(sql("SELECT tierlimit.log_flush(); SELECT log_pending FROM tierlimit.stat"), "\n0", 'published: all is written');
 
 # A reader that stays holds a drop up, and nobody else.
-sql("SELECT tierlimit.add_log_partition((now() AT TIME ZONE 'UTC')::date - 90);
+sql("SELECT tierlimit._add_log_partition((now() AT TIME ZONE 'UTC')::date - 90);
 	UPDATE tierlimit.log_state SET dropped_at = now() - interval '1 day'");
 my $reader = $node->background_psql('postgres');
 $reader->query_safe('BEGIN; SELECT count(*) FROM tierlimit.request_log');
@@ -98,35 +98,35 @@ sql("DELETE FROM tierlimit.usage_hourly WHERE key IN ('old', 'late'); SELECT tie
 my $writer = worker_pid();
 sql("SELECT count(*) FROM tierlimit.check_many(array_fill('by hand'::text, '{30}'), 'wide');
 	SELECT tierlimit.log_flush();
-	SELECT tierlimit.sum_log(now() - interval '1 minute');
-	SELECT tierlimit.sum_log(now() + interval '5 minutes')");
+	SELECT tierlimit._sum_log(now() - interval '1 minute');
+	SELECT tierlimit._sum_log(now() + interval '5 minutes')");
 my $until = sql('SELECT summed_until FROM tierlimit.log_state');
 sql("SELECT count(*) FROM tierlimit.check_many(array_fill('by hand'::text, '{30}'), 'wide');
 	SELECT tierlimit.log_flush()");
-is(worker_pid(), $writer, 'sum_log: the log writer is the same');
-is(sql("SELECT sum(requests) FROM tierlimit.usage_hourly WHERE key = 'by hand'"), '60', 'sum_log: its rows are added to the sums');
-is(sums_differ(), '', 'sum_log: sums are those of the log');
-sql("SELECT tierlimit.sum_log('2026-01-01'), tierlimit.sum_log(NULL)");
-is(sql('SELECT summed_until FROM tierlimit.log_state'), $until, 'sum_log: does not go back');
-like(error_of("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT tierlimit.sum_log(now() + interval '1 hour')"),
-	qr/25001.*READ COMMITTED/, 'sum_log: refuses a snapshot that is too old');
+is(worker_pid(), $writer, '_sum_log: the log writer is the same');
+is(sql("SELECT sum(requests) FROM tierlimit.usage_hourly WHERE key = 'by hand'"), '60', '_sum_log: its rows are added to the sums');
+is(sums_differ(), '', '_sum_log: sums are those of the log');
+sql("SELECT tierlimit._sum_log('2026-01-01'), tierlimit._sum_log(NULL)");
+is(sql('SELECT summed_until FROM tierlimit.log_state'), $until, '_sum_log: does not go back');
+like(error_of("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT tierlimit._sum_log(now() + interval '1 hour')"),
+	qr/25001.*READ COMMITTED/, '_sum_log: refuses a snapshot that is too old');
 
 # While the log writer has rows that are not committed.
 $reader->query_safe("BEGIN; LOCK TABLE tierlimit.log_state IN ACCESS EXCLUSIVE MODE");
 sql("SELECT count(*) FROM tierlimit.check_many(array_fill('at a time'::text, '{30}'), 'wide')");
 wait_until("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'tierlimit log writer' AND wait_event_type = 'Lock'");
-like(error_of("SELECT tierlimit.sum_log(now() + interval '9 minutes')"), qr/55P03/, 'sum_log: waits for what is being written');
+like(error_of("SELECT tierlimit._sum_log(now() + interval '9 minutes')"), qr/55P03/, '_sum_log: waits for what is being written');
 $reader->query_safe('COMMIT');
-sql("SELECT tierlimit.log_flush(); SELECT tierlimit.sum_log(now() + interval '9 minutes')");
-is(sums_differ(), '', 'sum_log: and sums it up then');
+sql("SELECT tierlimit.log_flush(); SELECT tierlimit._sum_log(now() + interval '9 minutes')");
+is(sums_differ(), '', '_sum_log: and sums it up then');
 
-like(error_of("SELECT tierlimit.sum_late_rows('{2026-01-01}', '{k}', '{NULL}', '{t}', '{NULL}', '{0}', '{1}', '{1}', now())"),
-	qr/55000.*log writer alone/, 'sum_late_rows: refuses');
+like(error_of("SELECT tierlimit._sum_late_rows('{2026-01-01}', '{k}', '{NULL}', '{t}', '{NULL}', '{0}', '{1}', '{1}', now())"),
+	qr/55000.*log writer alone/, '_sum_late_rows: refuses');
 
 # A superuser's partition is the owner's, who can drop it.
-sql("CREATE ROLE somebody SUPERUSER; SET ROLE somebody; SELECT tierlimit.add_log_partition('2025-01-01')");
+sql("CREATE ROLE somebody SUPERUSER; SET ROLE somebody; SELECT tierlimit._add_log_partition('2025-01-01')");
 is(sql("SELECT relowner = (SELECT relowner FROM pg_class WHERE oid = 'tierlimit.request_log'::regclass)
-	FROM pg_class WHERE relname = 'request_log_20250101'"), 't', 'add_log_partition: the owner is that of the log');
+	FROM pg_class WHERE relname = 'request_log_20250101'"), 't', '_add_log_partition: the owner is that of the log');
 
 #
 # An INSERT that fails

@@ -85,11 +85,11 @@ sub writer_locks
 
 # (the log writer makes those of the next days; the windows of a day span yesterday's)
 wait_until("SELECT count(*) = 4 FROM pg_inherits WHERE inhparent = 'tierlimit.request_log'::regclass");
-sql("SELECT tierlimit.add_log_partition((now() AT TIME ZONE 'UTC')::date - i) FROM generate_series(1, 2) i");
+sql("SELECT tierlimit._add_log_partition((now() AT TIME ZONE 'UTC')::date - i) FROM generate_series(1, 2) i");
 my %few = costs();
 my $few_writer = writer_locks();
 
-sql("DO \$\$ BEGIN FOR i IN 3 .. $count LOOP PERFORM tierlimit.add_log_partition((now() AT TIME ZONE 'UTC')::date - i); END LOOP; END \$\$");
+sql("DO \$\$ BEGIN FOR i IN 3 .. $count LOOP PERFORM tierlimit._add_log_partition((now() AT TIME ZONE 'UTC')::date - i); END LOOP; END \$\$");
 
 my %many = costs();
 my $many_writer = writer_locks();
@@ -121,7 +121,7 @@ INSERT INTO tierlimit.request_log (at, key, account, tier, error_code, requests,
 UPDATE tierlimit.log_state SET summed_until = now() - interval '366 days';
 INSERT INTO tierlimit.api_key (name, tier, account) VALUES ('one of them', 'year', 'crew');
 SQL
-sql("SELECT tierlimit.sum_log(now() - interval '3 days')");
+sql("SELECT tierlimit._sum_log(now() - interval '3 days')");
 cmp_ok(sql('SELECT count(*) FROM tierlimit.usage_minute'), '>', 30, 'a year: there are sums of minutes');
 my $truth = q{SELECT string_agg(n::text, ' ') FROM (SELECT count(*) FILTER (WHERE at > now() - make_interval(days => days)) AS n
 	FROM past, unnest('{5,40,150,300,366}'::int[]) days WHERE key = 'long past' GROUP BY days ORDER BY days) x};

@@ -181,8 +181,8 @@ sub sums_differ
 	my ($database) = @_;
 	return sql(<<'SQL', $database);
 SELECT * FROM (
-	SELECT date_trunc('hour', at, 'UTC') AS hour, tierlimit.summed_key(key, tier, error_code) AS key, tier,
-		tierlimit.endpoint_pattern(endpoint) AS endpoint,
+	SELECT date_trunc('hour', at, 'UTC') AS hour, tierlimit._summed_key(key, tier, error_code) AS key, tier,
+		tierlimit._endpoint_pattern(endpoint) AS endpoint,
 		coalesce(sum(requests) FILTER (WHERE error_code = 0), 0)::numeric AS requests,
 		coalesce(sum(credits) FILTER (WHERE error_code = 0), 0) AS credits,
 		coalesce(sum(requests) FILTER (WHERE error_code <> 0), 0)::numeric AS denied

@@ -4,7 +4,7 @@ SELECT 'calls are denied', count(*) FROM tierlimit.check_many('{acme,member,othe
 WHERE NOT allowed HAVING count(*) > 0;
 SELECT tierlimit.refund('member', 2) <> 2 AS none \gset
 SELECT 'nothing to give back' WHERE :'none';
-SELECT tierlimit.add_log_partition((now() AT TIME ZONE 'UTC')::date + 10) \g /dev/null
+SELECT tierlimit._add_log_partition((now() AT TIME ZONE 'UTC')::date + 10) \g /dev/null
 SELECT tierlimit.log_flush() \g /dev/null
 SELECT 'nothing is verified' WHERE NOT EXISTS (SELECT FROM tierlimit.verify() WHERE counted > 0);
 SELECT * FROM tierlimit.verify() WHERE difference <> 0;
