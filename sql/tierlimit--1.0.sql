@@ -31,6 +31,9 @@ CREATE TABLE tierlimit.tier (
 COMMENT ON TABLE tierlimit.tier IS 'Plans that keys are on';
 COMMENT ON COLUMN tierlimit.tier.name IS '1 to 63 printable ASCII characters';
 
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.tier', '');
+
+-- This table stands before tier_limit, which refers to it.
 CREATE TABLE tierlimit.error_code (
 	code integer PRIMARY KEY,
 	http_status integer NOT NULL CHECK (http_status BETWEEN 100 AND 599),
@@ -42,6 +45,8 @@ CREATE TABLE tierlimit.error_code (
 
 COMMENT ON TABLE tierlimit.error_code IS 'What a refused caller of the API is told; rows may be added';
 COMMENT ON COLUMN tierlimit.error_code.changed IS 'a row that the extension came with was changed; so pg_dump carries it';
+
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.error_code', 'WHERE changed OR code NOT BETWEEN 1001 AND 1011');
 
 INSERT INTO tierlimit.error_code (code, http_status, name, message, resolution) VALUES
 	(1001, 401, 'API_KEY_INVALID', 'This API Key is invalid.', 'Check that the API Key was copied whole, and that it was not replaced by a new one.'),
@@ -55,6 +60,29 @@ INSERT INTO tierlimit.error_code (code, http_status, name, message, resolution) 
 	(1009, 429, 'API_KEY_PLAN_DAILY_RATE_LIMIT_REACHED', 'You''ve exceeded your API Key''s daily rate limit.', 'Wait as long as Retry-After says, or upgrade your subscription plan.'),
 	(1010, 429, 'API_KEY_PLAN_MONTHLY_RATE_LIMIT_REACHED', 'You''ve exceeded your API Key''s monthly rate limit.', 'Wait as long as Retry-After says, or upgrade your subscription plan.'),
 	(1011, 429, 'IP_RATE_LIMIT_REACHED', 'You''ve hit an IP rate limit.', 'Wait as long as Retry-After says.');
+
+-- A restored database has the rows that the extension comes with already: what a
+-- dump says of one, which had been changed, changes it again.
+CREATE FUNCTION tierlimit._keep_error_code() RETURNS trigger
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF TG_OP = 'UPDATE' THEN
+		NEW.changed := OLD.changed OR OLD.code BETWEEN 1001 AND 1011;
+		RETURN NEW;
+	END IF;
+	UPDATE tierlimit.error_code SET http_status = NEW.http_status, name = NEW.name,
+		message = NEW.message, resolution = NEW.resolution
+	WHERE code = NEW.code;
+	RETURN CASE WHEN NOT FOUND THEN NEW END;
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit._keep_error_code() IS 'Trigger: changes of the rows that the extension came with survive pg_dump';
+
+CREATE TRIGGER kept BEFORE UPDATE ON tierlimit.error_code
+	FOR EACH ROW EXECUTE FUNCTION tierlimit._keep_error_code();
+CREATE TRIGGER restored BEFORE INSERT ON tierlimit.error_code
+	FOR EACH ROW WHEN (NEW.changed) EXECUTE FUNCTION tierlimit._keep_error_code();
 
 CREATE TABLE tierlimit.tier_limit (
 	tier text NOT NULL REFERENCES tierlimit.tier ON UPDATE CASCADE ON DELETE CASCADE,
@@ -90,6 +118,8 @@ COMMENT ON COLUMN tierlimit.tier_limit.unit IS 'requests: a call counts 1; credi
 COMMENT ON COLUMN tierlimit.tier_limit.enforce IS 'false: a shadow limit, which counts but never denies';
 COMMENT ON COLUMN tierlimit.tier_limit.error_code IS 'of a denial; NULL: by period, up to 1 hour 1008, up to 1 day 1009, longer 1010';
 
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.tier_limit', '');
+
 CREATE TABLE tierlimit.api_key (
 	name text PRIMARY KEY CHECK (octet_length(name) BETWEEN 1 AND 255),
 	key_hash bytea UNIQUE CHECK (octet_length(key_hash) = 32),
@@ -106,8 +136,6 @@ CREATE TABLE tierlimit.api_key (
 	created_at timestamptz NOT NULL DEFAULT now()
 );
 
-CREATE INDEX ON tierlimit.api_key (tier);
-
 COMMENT ON TABLE tierlimit.api_key IS 'Registered keys';
 COMMENT ON COLUMN tierlimit.api_key.name IS 'public name, 1 to 255 bytes, used in the log and in reports';
 COMMENT ON COLUMN tierlimit.api_key.key_hash IS 'SHA-256 of the secret, which is stored nowhere';
@@ -117,6 +145,9 @@ COMMENT ON COLUMN tierlimit.api_key.account IS 'keys of one account are counted 
 COMMENT ON COLUMN tierlimit.api_key.billing_anchor IS 'when calendar periods begin; NULL: 2001-01-01 00:00 in its time zone';
 COMMENT ON COLUMN tierlimit.api_key.expires_at IS 'from then on refused with 1004';
 
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.api_key', '');
+CREATE INDEX ON tierlimit.api_key (tier);
+
 CREATE TABLE tierlimit.endpoint (
 	endpoint text PRIMARY KEY,
 	credits numeric NOT NULL DEFAULT 1 CHECK (credits >= 0)
@@ -124,6 +155,8 @@ CREATE TABLE tierlimit.endpoint (
 
 COMMENT ON TABLE tierlimit.endpoint IS 'What a call costs when the caller names no cost';
 COMMENT ON COLUMN tierlimit.endpoint.endpoint IS 'a trailing * matches any rest; the longest match wins';
+
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.endpoint', '');
 
 CREATE TABLE tierlimit.tier_endpoint (
 	tier text NOT NULL REFERENCES tierlimit.tier ON UPDATE CASCADE ON DELETE CASCADE,
@@ -134,35 +167,7 @@ CREATE TABLE tierlimit.tier_endpoint (
 COMMENT ON TABLE tierlimit.tier_endpoint IS 'Endpoints that a tier includes; a tier without rows includes all';
 COMMENT ON COLUMN tierlimit.tier_endpoint.endpoint IS 'a trailing * matches any rest';
 
-SELECT pg_catalog.pg_extension_config_dump('tierlimit.endpoint', '');
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.tier_endpoint', '');
-SELECT pg_catalog.pg_extension_config_dump('tierlimit.tier', '');
-SELECT pg_catalog.pg_extension_config_dump('tierlimit.error_code', 'WHERE changed OR code NOT BETWEEN 1001 AND 1011');
-SELECT pg_catalog.pg_extension_config_dump('tierlimit.tier_limit', '');
-SELECT pg_catalog.pg_extension_config_dump('tierlimit.api_key', '');
-
--- A restored database has the rows that the extension comes with already: what a
--- dump says of one, which had been changed, changes it again.
-CREATE FUNCTION tierlimit._keep_error_code() RETURNS trigger
-	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	IF TG_OP = 'UPDATE' THEN
-		NEW.changed := OLD.changed OR OLD.code BETWEEN 1001 AND 1011;
-		RETURN NEW;
-	END IF;
-	UPDATE tierlimit.error_code SET http_status = NEW.http_status, name = NEW.name,
-		message = NEW.message, resolution = NEW.resolution
-	WHERE code = NEW.code;
-	RETURN CASE WHEN NOT FOUND THEN NEW END;
-END
-$$;
-
-COMMENT ON FUNCTION tierlimit._keep_error_code() IS 'Trigger: changes of the rows that the extension came with survive pg_dump';
-
-CREATE TRIGGER kept BEFORE UPDATE ON tierlimit.error_code
-	FOR EACH ROW EXECUTE FUNCTION tierlimit._keep_error_code();
-CREATE TRIGGER restored BEFORE INSERT ON tierlimit.error_code
-	FOR EACH ROW WHEN (NEW.changed) EXECUTE FUNCTION tierlimit._keep_error_code();
 
 --
 -- Telling sessions of changes
@@ -170,15 +175,18 @@ CREATE TRIGGER restored BEFORE INSERT ON tierlimit.error_code
 
 CREATE FUNCTION tierlimit._tiers_changed() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'tierlimit_tiers_changed_1_0' LANGUAGE C;
+
+COMMENT ON FUNCTION tierlimit._tiers_changed() IS 'Trigger: makes all sessions read the tables again at commit; numbers are whole, a tier''s limits not too many, and patterns match something';
+
 CREATE FUNCTION tierlimit._key_changed() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'tierlimit_key_changed_1_0' LANGUAGE C;
 
-COMMENT ON FUNCTION tierlimit._tiers_changed() IS 'Trigger: makes all sessions read the tables again at commit; numbers are whole, a tier''s limits not too many, and patterns match something';
+COMMENT ON FUNCTION tierlimit._key_changed() IS 'Trigger: makes the next call of a key read its row again; a key keeps its name, and a time zone exists';
+
 CREATE FUNCTION tierlimit._key_deleted() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'tierlimit_key_deleted_1_0' LANGUAGE C;
 
 COMMENT ON FUNCTION tierlimit._key_deleted() IS 'Trigger: a key that is deleted and made anew starts afresh';
-COMMENT ON FUNCTION tierlimit._key_changed() IS 'Trigger: makes the next call of a key read its row again; a key keeps its name, and a time zone exists';
 
 CREATE CONSTRAINT TRIGGER deleted AFTER DELETE ON tierlimit.api_key
 	DEFERRABLE INITIALLY DEFERRED
@@ -234,23 +242,27 @@ CREATE TABLE tierlimit.request_log (
 	request_id text
 ) PARTITION BY RANGE (at);
 
-CREATE TABLE tierlimit.request_log_default PARTITION OF tierlimit.request_log DEFAULT;
-
--- A publication FOR ALL TABLES refuses to change rows of a table without one.
-ALTER TABLE tierlimit.request_log REPLICA IDENTITY FULL;
-ALTER TABLE tierlimit.request_log_default REPLICA IDENTITY FULL;
-
 COMMENT ON TABLE tierlimit.request_log IS 'Decisions: what windows are rebuilt from, and bills made';
 COMMENT ON COLUMN tierlimit.request_log.at IS 'when it was decided; of calls that share a row, the youngest';
-COMMENT ON COLUMN tierlimit.request_log.account IS 'under whose name it was counted; NULL: the key''s own';
 COMMENT ON COLUMN tierlimit.request_log.key IS 'NULL: there was none, or none that is known';
+COMMENT ON COLUMN tierlimit.request_log.account IS 'under whose name it was counted; NULL: the key''s own';
 COMMENT ON COLUMN tierlimit.request_log.endpoint IS 'a path is in normal form';
 COMMENT ON COLUMN tierlimit.request_log.ip IS 'of the caller; NULL: not known, or of several denied calls that share the row';
 COMMENT ON COLUMN tierlimit.request_log.error_code IS '0: admitted, or given back';
 COMMENT ON COLUMN tierlimit.request_log.requests IS 'how many calls; negative: given back';
 COMMENT ON COLUMN tierlimit.request_log.credits IS 'what they cost, or would have cost';
 COMMENT ON COLUMN tierlimit.request_log.shadow_code IS 'what a shadow limit would have answered; 0: all that was counted before is forgotten, by a reset or since the key was deleted';
+
+-- A publication FOR ALL TABLES refuses to change rows of a table without a replica
+-- identity.
+ALTER TABLE tierlimit.request_log REPLICA IDENTITY FULL;
+
+CREATE TABLE tierlimit.request_log_default PARTITION OF tierlimit.request_log DEFAULT;
+
 COMMENT ON TABLE tierlimit.request_log_default IS 'Decisions of days that have no partition of their own';
+
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.request_log_default', '');
+ALTER TABLE tierlimit.request_log_default REPLICA IDENTITY FULL;
 
 CREATE TABLE tierlimit.usage_hourly (
 	hour timestamptz NOT NULL,
@@ -263,13 +275,14 @@ CREATE TABLE tierlimit.usage_hourly (
 	CONSTRAINT usage_hourly_key UNIQUE NULLS NOT DISTINCT (key, hour, tier, endpoint)
 );
 
-ALTER TABLE tierlimit.usage_hourly REPLICA IDENTITY FULL;
-
 COMMENT ON TABLE tierlimit.usage_hourly IS 'Sums of the request log by hours that are over';
 COMMENT ON COLUMN tierlimit.usage_hourly.endpoint IS 'the pattern that matched; NULL: none did';
 COMMENT ON COLUMN tierlimit.usage_hourly.requests IS 'admitted calls, less those given back';
 COMMENT ON COLUMN tierlimit.usage_hourly.credits IS 'of the admitted calls';
 COMMENT ON COLUMN tierlimit.usage_hourly.denied IS 'denied calls';
+
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.usage_hourly', '');
+ALTER TABLE tierlimit.usage_hourly REPLICA IDENTITY FULL;
 
 -- Keys with many calls are rebuilt from these rather than from single rows,
 -- but for minutes in which something was given back.
@@ -283,28 +296,29 @@ CREATE TABLE tierlimit.usage_minute (
 	PRIMARY KEY (subject, is_account, minute)
 );
 
-CREATE INDEX ON tierlimit.usage_minute USING brin (minute);
-
 COMMENT ON TABLE tierlimit.usage_minute IS 'Sums of the request log by minutes with many rows, of hours that are over: what windows are rebuilt from';
 COMMENT ON COLUMN tierlimit.usage_minute.subject IS 'key or account that was counted';
 COMMENT ON COLUMN tierlimit.usage_minute.last_at IS 'time of its newest row';
+
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.usage_minute', '');
+CREATE INDEX ON tierlimit.usage_minute USING brin (minute);
 
 CREATE TABLE tierlimit.log_state (
 	summed_until timestamptz NOT NULL,
 	dropped_at timestamptz NOT NULL DEFAULT now()
 );
 
-CREATE UNIQUE INDEX ON tierlimit.log_state ((true));
-ALTER TABLE tierlimit.log_state REPLICA IDENTITY FULL;
-
 COMMENT ON TABLE tierlimit.log_state IS 'One row: how far the upkeep of the request log has come';
 COMMENT ON COLUMN tierlimit.log_state.summed_until IS 'what was decided before is in usage_hourly';
 COMMENT ON COLUMN tierlimit.log_state.dropped_at IS 'when old rows were last dropped';
 
-SELECT pg_catalog.pg_extension_config_dump('tierlimit.request_log_default', '');
-SELECT pg_catalog.pg_extension_config_dump('tierlimit.usage_hourly', '');
-SELECT pg_catalog.pg_extension_config_dump('tierlimit.usage_minute', '');
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.log_state', '');
+CREATE UNIQUE INDEX ON tierlimit.log_state ((true));
+ALTER TABLE tierlimit.log_state REPLICA IDENTITY FULL;
+
+--
+-- The upkeep of the request log
+--
 
 -- Names are compared by their bytes, which is fast and knows no language.
 -- Each partition has its own indexes, and the log itself none: pg_dump does not
@@ -320,6 +334,8 @@ BEGIN
 	EXECUTE format('CREATE INDEX ON %s (key COLLATE "C", request_id COLLATE "C") WHERE request_id IS NOT NULL', partition);
 END
 $$;
+
+COMMENT ON FUNCTION tierlimit._index_log_partition(regclass) IS 'Make the indexes of a partition of the request log';
 
 SELECT tierlimit._index_log_partition('tierlimit.request_log_default');
 
@@ -351,6 +367,8 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION tierlimit._add_log_partition(date) IS 'Make the partition of a day of the request log; false: it is there';
+
 -- One at a time, since each keeps the default partition locked until its
 -- transaction ends.  A transaction that has read the log is in the way: then
 -- another time.  Until then, rows go to the default partition.
@@ -365,6 +383,8 @@ BEGIN
 	RETURN false;
 END
 $$;
+
+COMMENT ON FUNCTION tierlimit._add_log_partitions() IS 'Make the first missing partition of today and the next days; false: none is';
 
 -- Once a day, piece by piece, each in a transaction of its own.  To drop a
 -- partition locks the whole log, so nothing else is done meanwhile; and whoever
@@ -405,6 +425,8 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION tierlimit._drop_old_log(interval) IS 'Drop a piece of what was logged before the retention; false: nothing is left of it';
+
 -- A cost can be as large as a number; sums of them stay there.
 CREATE FUNCTION tierlimit._saturated(value numeric) RETURNS bigint
 	LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -412,17 +434,19 @@ CREATE FUNCTION tierlimit._saturated(value numeric) RETURNS bigint
 
 COMMENT ON FUNCTION tierlimit._saturated(numeric) IS 'The nearest bigint';
 
--- Sums are kept for good, so whoever is not known chooses nothing in them: of
--- endpoints they have the patterns that match, and no key that nobody knows.
+-- Sums are kept for good, so callers whom nobody knows must not choose what is in them.
+-- In place of the endpoint they have the pattern that it matches.
 CREATE FUNCTION tierlimit._endpoint_pattern(endpoint text) RETURNS text
 	AS 'MODULE_PATHNAME', 'tierlimit_endpoint_pattern_1_0'
 	LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 
+COMMENT ON FUNCTION tierlimit._endpoint_pattern(text) IS 'The longest pattern that matches an endpoint; NULL: none does';
+
+-- The sums leave out a key that was refused because nobody knows it.
 CREATE FUNCTION tierlimit._summed_key(key text, tier text, error_code integer) RETURNS text
 	LANGUAGE sql IMMUTABLE PARALLEL SAFE
 	RETURN CASE WHEN error_code = 0 OR tier IS NOT NULL THEN key END;
 
-COMMENT ON FUNCTION tierlimit._endpoint_pattern(text) IS 'The longest pattern that matches an endpoint; NULL: none does';
 COMMENT ON FUNCTION tierlimit._summed_key(text, text, integer) IS 'The key that a row of the log is summed up under; NULL: one that was refused as unknown';
 
 -- Sum up what was decided before a time, and wasn't summed up before: whole minutes.
@@ -465,6 +489,8 @@ BEGIN
 	UPDATE tierlimit.log_state SET summed_until = until;
 END
 $$;
+
+COMMENT ON FUNCTION tierlimit._sum_log(timestamptz) IS 'Sum up what was logged before a time';
 
 CREATE FUNCTION tierlimit._is_log_writer() RETURNS boolean
 	AS 'MODULE_PATHNAME', 'tierlimit_is_log_writer_1_0'
@@ -513,6 +539,8 @@ BEGIN
 END
 $$;
 
+COMMENT ON FUNCTION tierlimit._sum_late_rows(timestamptz[], text[], text[], text[], text[], integer[], integer[], bigint[], timestamptz) IS 'Add rows to what is summed up already';
+
 -- A clock was wrong: what is counted for a subject from a time on is brought to
 -- that time, a microsecond apart and in its order, in the log as in the sums.
 CREATE FUNCTION tierlimit._redate_rows(kind integer, subject text, since timestamptz) RETURNS void
@@ -538,44 +566,12 @@ BEGIN
 	USING subject, since;
 END
 $$;
+
 COMMENT ON FUNCTION tierlimit._redate_rows(integer, text, timestamptz) IS 'Bring the later rows of a subject to a time: a clock was wrong';
-
-CREATE TYPE tierlimit.verification AS (
-	key text,
-	limit_name text,
-	counted bigint,
-	logged bigint,
-	difference bigint
-);
-
-COMMENT ON TYPE tierlimit.verification IS 'What verify() returns for each limit';
-COMMENT ON COLUMN tierlimit.verification.counted IS 'in memory';
-COMMENT ON COLUMN tierlimit.verification.logged IS 'by the request log';
-
-CREATE FUNCTION tierlimit.verify(key text DEFAULT NULL)
-	RETURNS SETOF tierlimit.verification
-	AS 'MODULE_PATHNAME', 'tierlimit_verify_1_0'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE;
-
-COMMENT ON FUNCTION tierlimit.verify(text) IS 'What memory counts against what the request log says: of a key or account, or of all that are in memory';
-
-CREATE FUNCTION tierlimit.log_flush() RETURNS void
-	AS 'MODULE_PATHNAME', 'tierlimit_log_flush_1_0'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE;
-
-COMMENT ON FUNCTION tierlimit.log_flush() IS 'Wait until all that was decided before is in the request log';
-COMMENT ON FUNCTION tierlimit._index_log_partition(regclass) IS 'Make the indexes of a partition of the request log';
-COMMENT ON FUNCTION tierlimit._add_log_partition(date) IS 'Make the partition of a day of the request log; false: it is there';
-COMMENT ON FUNCTION tierlimit._add_log_partitions() IS 'Make the first missing partition of today and the next days; false: none is';
-COMMENT ON FUNCTION tierlimit._drop_old_log(interval) IS 'Drop a piece of what was logged before the retention; false: nothing is left of it';
-COMMENT ON FUNCTION tierlimit._sum_log(timestamptz) IS 'Sum up what was logged before a time';
-COMMENT ON FUNCTION tierlimit._sum_late_rows(timestamptz[], text[], text[], text[], text[], integer[], integer[], bigint[], timestamptz) IS 'Add rows to what is summed up already';
 
 --
 -- Checking and counting
 --
--- What charges, or gives back, costs more than anything else in a WHERE clause, so
--- that the planner asks it last, of rows that pass all other conditions.
 
 CREATE TYPE tierlimit.decision AS (
 	allowed boolean,
@@ -604,27 +600,37 @@ COMMENT ON COLUMN tierlimit.decision.cost IS 'credits asked for';
 COMMENT ON COLUMN tierlimit.decision.reset_at IS 'sliding: when the oldest counted call leaves; calendar: when the period ends';
 COMMENT ON COLUMN tierlimit.decision.repeated IS 'the first answer to this request_id, given again';
 
-CREATE FUNCTION tierlimit.check(key text, tier text DEFAULT NULL, cost bigint DEFAULT 1,
-		endpoint text DEFAULT NULL, request_id text DEFAULT NULL)
-	RETURNS tierlimit.decision
-	AS 'MODULE_PATHNAME', 'tierlimit_check_1_0'
-	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 10000;
-
+-- What charges, or gives back, costs more than anything else in a WHERE clause, so
+-- that the planner asks it last, of rows that pass all other conditions.
 CREATE FUNCTION tierlimit.authorize(api_key text, endpoint text DEFAULT NULL, ip inet DEFAULT NULL,
 		cost bigint DEFAULT NULL, request_id text DEFAULT NULL)
 	RETURNS tierlimit.decision
 	AS 'MODULE_PATHNAME', 'tierlimit_authorize_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 10000;
 
+COMMENT ON FUNCTION tierlimit.authorize(text, text, inet, bigint, text) IS 'The whole gate in front of an API: check a secret, its key, tier, endpoint and address';
+
+CREATE FUNCTION tierlimit.check(key text, tier text DEFAULT NULL, cost bigint DEFAULT 1,
+		endpoint text DEFAULT NULL, request_id text DEFAULT NULL)
+	RETURNS tierlimit.decision
+	AS 'MODULE_PATHNAME', 'tierlimit_check_1_0'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 10000;
+
+COMMENT ON FUNCTION tierlimit.check(text, text, bigint, text, text) IS 'Count a call if it fits into all limits of its tier';
+
 CREATE FUNCTION tierlimit.peek(key text, tier text DEFAULT NULL, cost bigint DEFAULT 1)
 	RETURNS tierlimit.decision
 	AS 'MODULE_PATHNAME', 'tierlimit_peek_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100;
 
+COMMENT ON FUNCTION tierlimit.peek(text, text, bigint) IS 'What check would answer, with nothing counted';
+
 CREATE FUNCTION tierlimit.check_many(keys text[], tier text DEFAULT NULL, cost bigint DEFAULT 1)
 	RETURNS SETOF tierlimit.decision
 	AS 'MODULE_PATHNAME', 'tierlimit_check_many_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 10000 ROWS 100;
+
+COMMENT ON FUNCTION tierlimit.check_many(text[], text, bigint) IS 'Check each key on its own, in order';
 
 CREATE FUNCTION tierlimit.refund(key text, cost bigint DEFAULT 1, requests integer DEFAULT 1,
 		request_id text DEFAULT NULL)
@@ -632,9 +638,13 @@ CREATE FUNCTION tierlimit.refund(key text, cost bigint DEFAULT 1, requests integ
 	AS 'MODULE_PATHNAME', 'tierlimit_refund_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 10000;
 
+COMMENT ON FUNCTION tierlimit.refund(text, bigint, integer, text) IS 'Give back the newest counted calls and credits of a key, or the call of a request_id; returns the credits';
+
 CREATE FUNCTION tierlimit.reset(key text) RETURNS void
 	AS 'MODULE_PATHNAME', 'tierlimit_reset_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 10000;
+
+COMMENT ON FUNCTION tierlimit.reset(text) IS 'Forget what is counted for a key now';
 
 CREATE FUNCTION tierlimit.usage(key text, tier text DEFAULT NULL)
 	RETURNS TABLE (limit_name text, unit text, kind text, period interval,
@@ -642,40 +652,37 @@ CREATE FUNCTION tierlimit.usage(key text, tier text DEFAULT NULL)
 	AS 'MODULE_PATHNAME', 'tierlimit_usage_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 100 ROWS 4;
 
-COMMENT ON FUNCTION tierlimit.check(text, text, bigint, text, text) IS 'Count a call if it fits into all limits of its tier';
-COMMENT ON FUNCTION tierlimit.authorize(text, text, inet, bigint, text) IS 'The whole gate in front of an API: check a secret, its key, tier, endpoint and address';
-COMMENT ON FUNCTION tierlimit.peek(text, text, bigint) IS 'What check would answer, with nothing counted';
-COMMENT ON FUNCTION tierlimit.check_many(text[], text, bigint) IS 'Check each key on its own, in order';
-COMMENT ON FUNCTION tierlimit.refund(text, bigint, integer, text) IS 'Give back the newest counted calls and credits of a key, or the call of a request_id; returns the credits';
-COMMENT ON FUNCTION tierlimit.reset(text) IS 'Forget what is counted for a key now';
 COMMENT ON FUNCTION tierlimit.usage(text, text) IS 'What is used and left in each limit, the shortest first';
 
 --
 -- Answers for HTTP
 --
 
--- Not PARALLEL SAFE: they see what was committed after the query began, which
--- parallel workers can't.
+-- None of these is PARALLEL SAFE: they see what was committed after the query began,
+-- which parallel workers can't.
 CREATE FUNCTION tierlimit.headers(decision tierlimit.decision) RETURNS jsonb
 	AS 'MODULE_PATHNAME', 'tierlimit_headers_1_0'
 	LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 
--- (reads the clock)
+COMMENT ON FUNCTION tierlimit.headers(tierlimit.decision) IS 'Response headers: the governing limit, and when to try again';
+
+-- This one is VOLATILE, since it reads the clock.
 CREATE FUNCTION tierlimit.status(decision tierlimit.decision) RETURNS jsonb
 	AS 'MODULE_PATHNAME', 'tierlimit_status_1_0'
 	LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION tierlimit.status(tierlimit.decision) IS 'The object "status" of a response';
 
 CREATE FUNCTION tierlimit.error_body(decision tierlimit.decision) RETURNS jsonb
 	AS 'MODULE_PATHNAME', 'tierlimit_error_body_1_0'
 	LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 
+COMMENT ON FUNCTION tierlimit.error_body(tierlimit.decision) IS 'The body of a refusal; NULL when allowed';
+
 CREATE FUNCTION tierlimit.problem(decision tierlimit.decision) RETURNS jsonb
 	AS 'MODULE_PATHNAME', 'tierlimit_problem_1_0'
 	LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 
-COMMENT ON FUNCTION tierlimit.headers(tierlimit.decision) IS 'Response headers: the governing limit, and when to try again';
-COMMENT ON FUNCTION tierlimit.status(tierlimit.decision) IS 'The object "status" of a response';
-COMMENT ON FUNCTION tierlimit.error_body(tierlimit.decision) IS 'The body of a refusal; NULL when allowed';
 COMMENT ON FUNCTION tierlimit.problem(tierlimit.decision) IS 'The body of a refusal as problem details (RFC 9457); NULL when allowed';
 
 --
@@ -688,12 +695,101 @@ CREATE FUNCTION tierlimit.create_key(name text, tier text, account text DEFAULT 
 	AS 'MODULE_PATHNAME', 'tierlimit_create_key_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
+COMMENT ON FUNCTION tierlimit.create_key(text, text, text, text) IS 'Register a key; returns its secret, which is shown this once';
+
 CREATE FUNCTION tierlimit.rotate_key(name text) RETURNS text
 	AS 'MODULE_PATHNAME', 'tierlimit_rotate_key_1_0'
 	LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
-COMMENT ON FUNCTION tierlimit.create_key(text, text, text, text) IS 'Register a key; returns its secret, which is shown this once';
 COMMENT ON FUNCTION tierlimit.rotate_key(text) IS 'Give a key a new secret, which is shown this once; the old one stops at COMMIT';
+
+--
+-- Memory and log
+--
+
+CREATE TYPE tierlimit.verification AS (
+	key text,
+	limit_name text,
+	counted bigint,
+	logged bigint,
+	difference bigint
+);
+
+COMMENT ON TYPE tierlimit.verification IS 'What verify() returns for each limit';
+COMMENT ON COLUMN tierlimit.verification.counted IS 'in memory';
+COMMENT ON COLUMN tierlimit.verification.logged IS 'by the request log';
+
+CREATE FUNCTION tierlimit.verify(key text DEFAULT NULL)
+	RETURNS SETOF tierlimit.verification
+	AS 'MODULE_PATHNAME', 'tierlimit_verify_1_0'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION tierlimit.verify(text) IS 'What memory counts against what the request log says: of a key or account, or of all that are in memory';
+
+CREATE FUNCTION tierlimit.log_flush() RETURNS void
+	AS 'MODULE_PATHNAME', 'tierlimit_log_flush_1_0'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION tierlimit.log_flush() IS 'Wait until all that was decided before is in the request log';
+
+--
+-- Statistics
+--
+
+CREATE FUNCTION tierlimit._stat_counters(
+		OUT checks bigint, OUT admitted bigint, OUT denied bigint, OUT refunds bigint,
+		OUT keys bigint, OUT memory_used bigint, OUT memory_total bigint,
+		OUT log_pending bigint, OUT log_written bigint, OUT log_lag interval,
+		OUT evictions bigint, OUT rebuilds bigint, OUT stats_reset timestamptz)
+	AS 'MODULE_PATHNAME', 'tierlimit_stat_counters_1_0'
+	LANGUAGE C VOLATILE PARALLEL SAFE;
+
+COMMENT ON FUNCTION tierlimit._stat_counters() IS 'What the view stat shows';
+
+CREATE VIEW tierlimit.stat AS SELECT * FROM tierlimit._stat_counters();
+
+COMMENT ON VIEW tierlimit.stat IS 'Calls and memory, of all databases of this server together';
+COMMENT ON COLUMN tierlimit.stat.keys IS 'keys and accounts in memory';
+COMMENT ON COLUMN tierlimit.stat.memory_used IS 'bytes, of memory_total';
+COMMENT ON COLUMN tierlimit.stat.log_pending IS 'decisions that wait to be written to the request log';
+COMMENT ON COLUMN tierlimit.stat.log_written IS 'rows written to the request log';
+COMMENT ON COLUMN tierlimit.stat.log_lag IS 'for how long the oldest of the pending ones may have waited';
+COMMENT ON COLUMN tierlimit.stat.evictions IS 'keys and accounts that made room for others';
+COMMENT ON COLUMN tierlimit.stat.rebuilds IS 'keys and accounts whose windows were filled from the request log';
+
+CREATE FUNCTION tierlimit.stat_reset() RETURNS void
+	AS 'MODULE_PATHNAME', 'tierlimit_stat_reset_1_0'
+	LANGUAGE C VOLATILE PARALLEL SAFE;
+
+COMMENT ON FUNCTION tierlimit.stat_reset() IS 'Set the counters of the view stat to zero';
+
+--
+-- Privileges
+--
+
+CREATE FUNCTION tierlimit.grant_service(role name) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	EXECUTE format('GRANT USAGE ON SCHEMA tierlimit TO %I', role);
+	EXECUTE format('GRANT USAGE ON TYPE tierlimit.decision TO %I', role);
+	EXECUTE format('GRANT EXECUTE ON FUNCTION tierlimit.authorize, tierlimit.check, tierlimit.check_many,'
+				   ' tierlimit.peek, tierlimit.refund, tierlimit.usage,'
+				   ' tierlimit.headers, tierlimit.status, tierlimit.error_body,'
+				   ' tierlimit.problem TO %I', role);
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit.grant_service(name) IS 'Grant a role what a service needs to check calls and answer them, and no more';
+
+CREATE FUNCTION tierlimit.grant_monitoring(role name) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	EXECUTE format('GRANT USAGE ON SCHEMA tierlimit TO %I', role);
+	EXECUTE format('GRANT SELECT ON tierlimit.stat TO %I', role);
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit.grant_monitoring(name) IS 'Grant a role the statistics, and no more';
 
 --
 -- PostgREST
@@ -719,6 +815,8 @@ EXCEPTION WHEN data_exception THEN
 END
 $$;
 
+COMMENT ON FUNCTION tierlimit._forwarded_for(text, integer) IS 'The caller''s address by X-Forwarded-For, behind so many proxies';
+
 -- The secret that was sent.  Bearer tokens are mostly PostgREST's own, JWTs, but
 -- those never begin as our secrets do.
 CREATE FUNCTION tierlimit._sent_key(headers jsonb, header text) RETURNS text
@@ -727,6 +825,8 @@ CREATE FUNCTION tierlimit._sent_key(headers jsonb, header text) RETURNS text
 		WHEN 'authorization' THEN substring(headers ->> 'authorization' FROM '(?i)^bearer +(\S+)$')
 		ELSE coalesce(nullif(headers ->> lower(header), ''),
 					  substring(headers ->> 'authorization' FROM '(?i)^bearer +(tl_\S+)$')) END;
+
+COMMENT ON FUNCTION tierlimit._sent_key(jsonb, text) IS 'The secret in the headers of a request';
 
 -- Append to the headers that others may have set.
 CREATE FUNCTION tierlimit._add_response_headers(headers jsonb) RETURNS void
@@ -738,6 +838,8 @@ BEGIN
 	FROM jsonb_each(headers) HAVING count(*) > 0;
 END
 $$;
+
+COMMENT ON FUNCTION tierlimit._add_response_headers(jsonb) IS 'Append headers to the response that PostgREST will send';
 
 -- Refusals are in the request log: were they in the server's, too, a flood of
 -- them would fill it.
@@ -753,6 +855,8 @@ BEGIN
 		DETAIL = jsonb_build_object('status', decision.http_status, 'headers', tierlimit.headers(decision));
 END
 $$;
+
+COMMENT ON FUNCTION tierlimit._raise_refusal(tierlimit.decision) IS 'Make PostgREST answer with a refusal';
 
 -- PostgREST runs this in the transaction of each request, as the role of the one
 -- who sent it.  So that that role needs no right to anything else here, not even
@@ -785,58 +889,7 @@ BEGIN
 END
 $$;
 
-COMMENT ON FUNCTION tierlimit._forwarded_for(text, integer) IS 'The caller''s address by X-Forwarded-For, behind so many proxies';
-COMMENT ON FUNCTION tierlimit._sent_key(jsonb, text) IS 'The secret in the headers of a request';
-COMMENT ON FUNCTION tierlimit._add_response_headers(jsonb) IS 'Append headers to the response that PostgREST will send';
-COMMENT ON FUNCTION tierlimit._raise_refusal(tierlimit.decision) IS 'Make PostgREST answer with a refusal';
 COMMENT ON FUNCTION tierlimit.pre_request() IS 'For PostgREST''s db-pre-request: authorize each request';
-
---
--- Statistics
---
-
-CREATE FUNCTION tierlimit._stat_counters(
-		OUT checks bigint, OUT admitted bigint, OUT denied bigint, OUT refunds bigint,
-		OUT keys bigint, OUT memory_used bigint, OUT memory_total bigint,
-		OUT log_pending bigint, OUT log_written bigint, OUT log_lag interval,
-		OUT evictions bigint, OUT rebuilds bigint, OUT stats_reset timestamptz)
-	AS 'MODULE_PATHNAME', 'tierlimit_stat_counters_1_0'
-	LANGUAGE C VOLATILE PARALLEL SAFE;
-
-CREATE FUNCTION tierlimit.stat_reset() RETURNS void
-	AS 'MODULE_PATHNAME', 'tierlimit_stat_reset_1_0'
-	LANGUAGE C VOLATILE PARALLEL SAFE;
-
-CREATE VIEW tierlimit.stat AS SELECT * FROM tierlimit._stat_counters();
-
-COMMENT ON FUNCTION tierlimit._stat_counters() IS 'What the view stat shows';
-COMMENT ON FUNCTION tierlimit.stat_reset() IS 'Set the counters of the view stat to zero';
-COMMENT ON VIEW tierlimit.stat IS 'Calls and memory, of all databases of this server together';
-COMMENT ON COLUMN tierlimit.stat.keys IS 'keys and accounts in memory';
-COMMENT ON COLUMN tierlimit.stat.memory_used IS 'bytes, of memory_total';
-COMMENT ON COLUMN tierlimit.stat.log_pending IS 'decisions that wait to be written to the request log';
-COMMENT ON COLUMN tierlimit.stat.log_written IS 'rows written to the request log';
-COMMENT ON COLUMN tierlimit.stat.log_lag IS 'for how long the oldest of the pending ones may have waited';
-COMMENT ON COLUMN tierlimit.stat.evictions IS 'keys and accounts that made room for others';
-COMMENT ON COLUMN tierlimit.stat.rebuilds IS 'keys and accounts whose windows were filled from the request log';
-
---
--- Privileges
---
-
-CREATE FUNCTION tierlimit.grant_service(role name) RETURNS void
-	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	EXECUTE format('GRANT USAGE ON SCHEMA tierlimit TO %I', role);
-	EXECUTE format('GRANT USAGE ON TYPE tierlimit.decision TO %I', role);
-	EXECUTE format('GRANT EXECUTE ON FUNCTION tierlimit.authorize, tierlimit.check, tierlimit.check_many,'
-				   ' tierlimit.peek, tierlimit.refund, tierlimit.usage,'
-				   ' tierlimit.headers, tierlimit.status, tierlimit.error_body,'
-				   ' tierlimit.problem TO %I', role);
-END
-$$;
-
-COMMENT ON FUNCTION tierlimit.grant_service(name) IS 'Grant a role what a service needs to check calls and answer them, and no more';
 
 CREATE FUNCTION tierlimit.grant_postgrest(role name) RETURNS void
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
@@ -848,18 +901,14 @@ $$;
 
 COMMENT ON FUNCTION tierlimit.grant_postgrest(name) IS 'Grant a role that PostgREST impersonates what it needs for db-pre-request, and no more';
 
-CREATE FUNCTION tierlimit.grant_monitoring(role name) RETURNS void
-	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	EXECUTE format('GRANT USAGE ON SCHEMA tierlimit TO %I', role);
-	EXECUTE format('GRANT SELECT ON tierlimit.stat TO %I', role);
-END
-$$;
-
-COMMENT ON FUNCTION tierlimit.grant_monitoring(name) IS 'Grant a role the statistics, and no more';
+--
+-- Nothing is granted to PUBLIC
+--
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tierlimit FROM PUBLIC;
--- Functions in a view are called as whoever reads it: this one asks for the right
--- to read the view.
+
+-- A view calls its functions as whoever reads it: this one asks for the right to read
+-- the view stat.
 GRANT EXECUTE ON FUNCTION tierlimit._stat_counters TO PUBLIC;
+
 REVOKE ALL ON TYPE tierlimit.decision, tierlimit.verification FROM PUBLIC;
