@@ -541,33 +541,29 @@ $$;
 
 COMMENT ON FUNCTION tierlimit._sum_late_rows(timestamptz[], text[], text[], text[], text[], integer[], integer[], bigint[], timestamptz) IS 'Add rows to what is summed up already';
 
--- A clock was wrong: what is counted for a subject from a time on is brought to
--- that time, a microsecond apart and in its order, in the log as in the sums.
-CREATE FUNCTION tierlimit._redate_rows(kind integer, subject text, since timestamptz) RETURNS void
-	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	condition text := CASE kind
-		WHEN 0 THEN 'key COLLATE "C" = $1 AND account IS NULL'
-		WHEN 1 THEN 'account COLLATE "C" = $1'
-		WHEN 2 THEN 'ip <<= $1::inet'
-		WHEN 3 THEN 'key IS NULL AND ip <<= $1::inet'
-		WHEN 4 THEN 'key IS NULL AND ip IS NULL' END;
-BEGIN
-	EXECUTE format('WITH moved AS (DELETE FROM tierlimit.request_log
-			WHERE at >= $2 AND error_code = 0 AND %s RETURNING *),
-		brought AS (SELECT *, $2 + (row_number() OVER (ORDER BY at, requests DESC) - 1) * interval ''1 microsecond'' AS new_at FROM moved),
+-- A clock was wrong: what was counted later than could be is brought to a time, in
+-- the log as in the sums.  That is all of it, whoever it was counted for: a call
+-- counts for several subjects, and resets and refunds have to stay where they are
+-- among the calls of each.  The newest goes to that time, and each before it a
+-- microsecond earlier, which is later than it really was.
+CREATE FUNCTION tierlimit._redate_rows(later_than timestamptz, until timestamptz) RETURNS void
+	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH moved AS (DELETE FROM tierlimit.request_log
+			WHERE at > later_than AND at < 'infinity' AND error_code = 0 RETURNING *),
+		brought AS (SELECT *, until - (count(*) OVER () - row_number() OVER (ORDER BY at, requests DESC))
+			* interval '1 microsecond' AS new_at FROM moved),
 		written AS (INSERT INTO tierlimit.request_log (at, key, account, tier, endpoint, ip, error_code, requests, credits, shadow_code, request_id)
 			SELECT new_at, key, account, tier, endpoint, ip, error_code, requests, credits, shadow_code, request_id FROM brought),
-		change AS (SELECT at, key, account, tier, endpoint, error_code, -requests AS requests, -credits AS credits FROM brought
+		-- (the smallest numbers have no opposite)
+		change AS (SELECT at, key, account, tier, endpoint, error_code,
+				-greatest(requests, -2147483647) AS requests, -greatest(credits, -9223372036854775807) AS credits FROM brought
 			UNION ALL SELECT new_at, key, account, tier, endpoint, error_code, requests, credits FROM brought)
-		SELECT tierlimit._sum_late_rows(array_agg(at), array_agg(key), array_agg(account), array_agg(tier), array_agg(endpoint),
-			array_agg(error_code), array_agg(requests), array_agg(credits), summed_until)
-		FROM change, tierlimit.log_state WHERE at < summed_until GROUP BY summed_until', condition)
-	USING subject, since;
-END
+	SELECT tierlimit._sum_late_rows(array_agg(at), array_agg(key), array_agg(account), array_agg(tier), array_agg(endpoint),
+		array_agg(error_code), array_agg(requests), array_agg(credits), summed_until)
+	FROM change, tierlimit.log_state WHERE at < summed_until GROUP BY summed_until;
 $$;
 
-COMMENT ON FUNCTION tierlimit._redate_rows(integer, text, timestamptz) IS 'Bring the later rows of a subject to a time: a clock was wrong';
+COMMENT ON FUNCTION tierlimit._redate_rows(timestamptz, timestamptz) IS 'Bring rows that are later than a time to another: a clock was wrong';
 
 --
 -- Checking and counting

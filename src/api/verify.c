@@ -73,10 +73,11 @@ note_window(CountedWindow *noted, const SubjectWindow *window, TimestampTz now)
 
 /*
  * Claim a subject and note what its windows count; false if it is not in
- * memory, or claimed by another.
+ * memory, claimed by another, or was counted by a clock that was wrong, which its
+ * next call will not believe.
  */
 static bool
-claim_and_note(CountedSubject *noted, const SubjectName *name, TimestampTz now)
+claim_and_note(CountedSubject *noted, const SubjectName *name, Clock clock)
 {
 	Subject    *subject;
 	SubjectWindow *window = NULL;
@@ -86,11 +87,12 @@ claim_and_note(CountedSubject *noted, const SubjectName *name, TimestampTz now)
 	noted->count = 0;
 	partition_lock(&name->hash, 1, LW_EXCLUSIVE);
 	subject = subject_find(name);
-	claimed = subject != NULL && !subject->claimed;
+	claimed = subject != NULL && !subject->claimed &&
+		(subject->clock == PG_INT64_MIN || !subject_is_ahead(subject, clock));
 	if (claimed)
 	{
 		subject->claimed = true;
-		noted->now = Max(now, subject->clock);
+		noted->now = Max(clock.now, subject->clock);
 		window = subject_window_at(subject->windows);
 	}
 	for (; window != NULL && noted->count < MAX_WINDOWS;
@@ -204,13 +206,13 @@ compare_claimed(ReturnSetInfo *result, const CountedSubject *noted,
 {
 	LogSpan		span = span_of(noted);
 	LogSums		log;
-	TimestampTz first_later;
+	bool		any_later;
 
 	log_wait_written(claim_log_position(noted->name));
 	if (tier == NULL)
 		tier = logread_tier(noted->name);
 	log = logread_sums(noted->name, &span);
-	(void) rebuild_bring_home(&log, noted->now, &first_later);
+	(void) rebuild_bring_home(&log, noted->now, &any_later);
 	for (int i = 0; i < noted->count; i++)
 		compare_window(result, noted, &noted->windows[i], &log, tier);
 	if (log.sums != NULL)
@@ -218,13 +220,13 @@ compare_claimed(ReturnSetInfo *result, const CountedSubject *noted,
 }
 
 static void
-compare(ReturnSetInfo *result, const SubjectName *name, TimestampTz now)
+compare(ReturnSetInfo *result, const SubjectName *name, Clock clock)
 {
 	CountedSubject *noted = palloc(sizeof(CountedSubject));
 	text	   *tier = tier_of(name);
 
 	claim_wait(name);
-	if (claim_and_note(noted, name, now))
+	if (claim_and_note(noted, name, clock))
 	{
 		PG_ENSURE_ERROR_CLEANUP(claim_clean_up, PointerGetDatum(name));
 		{
@@ -296,7 +298,7 @@ compare_all(ReturnSetInfo *result, InstallationId here)
 			SubjectName name = subject_name(here, found[i].kind,
 											found[i].name, found[i].length);
 
-			compare(result, &name, clock_read().now);
+			compare(result, &name, clock_read());
 			CHECK_FOR_INTERRUPTS();
 		}
 		pfree(found);
@@ -310,7 +312,7 @@ compare_named(ReturnSetInfo *result, SubjectKind kind, const char *name,
 {
 	SubjectName subject = subject_name(installation()->id, kind, name, length);
 
-	compare(result, &subject, clock_read().now);
+	compare(result, &subject, clock_read());
 }
 
 /*
@@ -325,7 +327,7 @@ compare_key(ReturnSetInfo *result, const text *key)
 	Policy		policy;
 
 	policy_for_key(key, NULL, &policy);
-	compare(result, &policy.charge.subject, policy.clock.now);
+	compare(result, &policy.charge.subject, policy.clock);
 	if (policy.charge.subject.kind != SUBJECT_ACCOUNT)
 		compare_named(result, SUBJECT_ACCOUNT, VARDATA_ANY(key),
 					  VARSIZE_ANY_EXHDR(key));

@@ -92,19 +92,14 @@ call_add_retry(Call *call, Retry *retry)
 	call->hashes[call->nlocks++] = retry->subject.hash;
 }
 
-/*
- * Whether what a subject has counted is not to be believed.  The server's clock
- * is read once more, since we may have stood still after we had read it.
- */
+/* Whether what a subject has counted is not to be believed. */
 static bool
 is_distrusted(const Subject *subject, Clock clock)
 {
 	if (subject == NULL || subject->clock == PG_INT64_MIN)
 		return false;
-	if (subject->clock_source != clock.source)
-		return true;
-	return subject->clock - CLOCK_TOLERANCE > clock.now &&
-		subject->clock - CLOCK_TOLERANCE > clock_read_again(clock).now;
+	return subject->clock_source != clock.source ||
+		subject_is_ahead(subject, clock);
 }
 
 void

@@ -204,11 +204,11 @@ build_window(RebuiltWindows *rebuilt, const CallSubject *part, int i, const LogS
 
 /* They keep their order, and each has a time of its own. */
 TimestampTz
-rebuild_bring_home(LogSums *log, TimestampTz now, TimestampTz *first_later)
+rebuild_bring_home(LogSums *log, TimestampTz now, bool *any_later)
 {
 	TimestampTz clock = DT_NOBEGIN;
 
-	*first_later = DT_NOEND;
+	*any_later = false;
 	for (int i = 0; i < log->count; i++)
 	{
 		LogSum	   *sum = &log->sums[i];
@@ -216,7 +216,7 @@ rebuild_bring_home(LogSums *log, TimestampTz now, TimestampTz *first_later)
 		if (sum->at - CLOCK_TOLERANCE > now)
 		{
 			sum->at = Max(clock + 1, now);
-			*first_later = Min(*first_later, sum->at);
+			*any_later = true;
 			clock = sum->at;
 		}
 		else
@@ -239,7 +239,7 @@ rebuild_windows(RebuiltWindows *rebuilt, CallSubject *part, TimestampTz now,
 		   log.sums[log.count - 1].at >= until)
 		log.count--;
 	memset(&rebuilt->blocks, 0, sizeof(PrivateBlocks));
-	rebuilt->clock = rebuild_bring_home(&log, now, &rebuilt->first_later);
+	rebuilt->clock = rebuild_bring_home(&log, now, &rebuilt->any_later);
 	if (rebuilt->clock > now)
 	{
 		now = rebuilt->clock;
@@ -374,19 +374,17 @@ try_install(CallSubject *part, const RebuiltWindows *rebuilt, Clock clock, LogQu
 	return result;
 }
 
-/* The row that brings all later ones of a subject to its time. */
+/* The row that has those brought home which were too late for this time. */
 static LogRow
-redating_row(const SubjectName *name, const RebuiltWindows *rebuilt)
+redating_row(const SubjectName *name, const RebuiltWindows *rebuilt, TimestampTz now)
 {
 	LogRow		row = {
-		.at = rebuilt->first_later,
+		.at = rebuilt->clock,
+		.credits = now + CLOCK_TOLERANCE,
 		.extension_id = name->installation.extension_id,
-		.error_code = LOG_REDATES,
-		.shadow_code = (int32) name->kind
+		.error_code = LOG_REDATES
 	};
 
-	row.texts[LOG_KEY].bytes = name->name;
-	row.texts[LOG_KEY].length = name->length;
 	return row;
 }
 
@@ -403,12 +401,12 @@ fill_claimed(CallSubject *part, Clock clock)
 	clock = clock_read_again(clock);
 	call_plan(part, clock.now);
 	rebuild_windows(&rebuilt, part, clock.now, DT_NOEND);
-	row = redating_row(name, &rebuilt);
+	row = redating_row(name, &rebuilt, clock.now);
 	clock.now = Max(clock.now, rebuilt.clock);
 	do
 	{
 		/* A clock of tests changes nothing in the log. */
-		if (rebuilt.first_later != DT_NOEND && clock.source == CLOCK_SERVER)
+		if (rebuilt.any_later && clock.source == CLOCK_SERVER)
 			queue = log_open();
 		result = try_install(part, &rebuilt, clock, queue, &row);
 		if (result == LACKS_BLOCKS)

@@ -40,9 +40,7 @@ typedef struct RebuiltWindows
 	PrivateBlocks blocks;
 	SubjectWindow windows[MAX_WINDOWS];
 	TimestampTz clock;			/* after what was read; DT_NOBEGIN: nothing */
-	TimestampTz first_later;	/* where rows that were later than it could be
-								 * then are brought, in their order; DT_NOEND:
-								 * there were none */
+	bool		any_later;		/* rows were later than it could be then */
 } RebuiltWindows;
 
 /*
@@ -55,12 +53,11 @@ extern void rebuild_windows(RebuiltWindows *rebuilt, CallSubject *part, Timestam
 extern void rebuild_done(RebuiltWindows *rebuilt);
 
 /*
- * Bring the rows home that are later than it can be at this time, from
- * *first_later on (DT_NOEND: there are none), and return where its rows take a
- * subject's clock: DT_NOBEGIN if it has none.
+ * Bring the rows home that are later than it can be at this time, if there are any,
+ * and return where its rows take a subject's clock: DT_NOBEGIN if it has none.
  */
 extern TimestampTz rebuild_bring_home(LogSums *log, TimestampTz now,
-									  TimestampTz *first_later);
+									  bool *any_later);
 
 /*
  * What of a unit was counted in the half-open span (since, until], and not given

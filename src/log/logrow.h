@@ -30,9 +30,8 @@ typedef enum LogTextColumn
 } LogTextColumn;
 
 /*
- * An error_code of a row that is not written: it has the rows that are counted
- * for a subject (LOG_KEY: its name, shadow_code: its kind) and are later than it
- * brought to its time.
+ * An error_code of a row that is not written: it has all rows that are later than
+ * the time in its credits brought to its own time.
  */
 #define LOG_REDATES (-1)
 

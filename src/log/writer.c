@@ -68,8 +68,8 @@ static const LogColumn summed_columns[] = {
 };
 
 static SpiStatement redate_rows = {
-	"SELECT tierlimit._redate_rows($1, $2, $3)", 3,
-	{INT4OID, TEXTOID, TIMESTAMPTZOID}, NULL
+	"SELECT tierlimit._redate_rows($1, $2)", 2,
+	{TIMESTAMPTZOID, TIMESTAMPTZOID}, NULL
 };
 
 /* Each column is an argument, an array of the batch's values. */
@@ -390,14 +390,12 @@ insert_batch(void)
 		spi_write(&sum_late_rows, args, NULL);
 }
 
-/* Bring rows that are later than a time to that time. */
+/* Bring rows that are later than a time to another; see LOG_REDATES. */
 static void
 redate(const LogRow *row)
 {
-	const LogText *name = &row->texts[LOG_KEY];
 	Datum		args[] = {
-		Int32GetDatum(row->shadow_code),
-		PointerGetDatum(cstring_to_text_with_len(name->bytes, name->length)),
+		TimestampTzGetDatum((TimestampTz) row->credits),
 		TimestampTzGetDatum(row->at)
 	};
 

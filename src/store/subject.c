@@ -298,6 +298,13 @@ subject_drop_windows(Subject *subject, BlockList *spare)
 		subject_drop_window(subject, subject_window_at(subject->windows), spare);
 }
 
+bool
+subject_is_ahead(const Subject *subject, Clock clock)
+{
+	return subject->clock - CLOCK_TOLERANCE > clock.now &&
+		subject->clock - CLOCK_TOLERANCE > clock_read_again(clock).now;
+}
+
 TimestampTz
 subject_empty_at(const Subject *subject)
 {

@@ -124,6 +124,12 @@ extern void subject_drop_window(Subject *subject, SubjectWindow *window,
 /* All of them: the subject's next call fills them from the log. */
 extern void subject_drop_windows(Subject *subject, BlockList *spare);
 
+/*
+ * Whether it has decided later than can be by this clock, which is read once more,
+ * since we may have stood still after we had read it.
+ */
+extern bool subject_is_ahead(const Subject *subject, Clock clock);
+
 /* From when on none of its windows counts anything; INT64_MIN: already. */
 extern TimestampTz subject_empty_at(const Subject *subject);
 

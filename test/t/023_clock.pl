@@ -98,8 +98,85 @@ is(sql("SELECT allowed, remaining FROM tierlimit.check('back 2', 'three')"), 't|
 is(differences(), '', 'given back: usage is the sum of the log');
 
 #
+# A reset by the wrong clock, of one subject, and whoever else its calls counted for
+#
+
+sql(<<'SQL');
+UPDATE tierlimit.tier_limit SET period = '1 hour', max = 20 WHERE tier = 'ip';
+INSERT INTO secret SELECT name, tierlimit.create_key(name, 'three', account) FROM (VALUES ('cyd', NULL),
+	('dan', NULL), ('eve', NULL), ('fay', 'acc'), ('gus', 'acc')) AS k (name, account);
+SQL
+
+# What a caller from an address is told: remaining, or "f".
+sub from
+{
+	my ($address, @names) = @_;
+	return map { "SELECT CASE WHEN d.allowed THEN d.remaining::text ELSE 'f' END
+		FROM secret, tierlimit.authorize(secret, NULL, '$address') d WHERE name = '$_';" } @names;
+}
+
+# The key; the address, which others call from; and the account, by a second key.
+for my $case ([ 'cyd', 'cyd', '192.0.2.2', '192.0.2.2' ], [ 'dan', 'dan', '192.0.2.3', '192.0.2.9' ],
+	[ 'fay', 'gus', '192.0.2.4', '192.0.2.4' ])
+{
+	my ($key, $then, $address, $from) = @$case;
+	my $test = "reset of $key, then $then from $from";
+
+	at('2030-01-01+00', from($address, $key, $key), "SELECT tierlimit.reset('$key');", from($address, $key, $key));
+	sql('SELECT tierlimit.log_flush()');
+	is(sql("SELECT used FROM tierlimit.usage('$key')"), '2', "$test: two are counted");
+	sql(join ' ', from($address, 'bob'));
+	is(sql("SELECT used FROM tierlimit.usage('$key')"), '2', "$test: also when another has called from there");
+	is(sql(join ' ', from($from, $then, $then)), "0\nf", "$test: one more is admitted");
+	is(differences(), '', "$test: usage is the sum of the log");
+	$node->restart;
+	is(sql(join ' ', from($from, $then)), 'f', "$test: none after a restart");
+	is(differences(), '', "$test: usage is the sum of the log after a restart");
+}
+
+# An address that is reset, and a key that calls by itself.
+at('2030-01-01+00', from('192.0.2.5', 'eve'), "SELECT tierlimit.reset('192.0.2.5');", from('192.0.2.5', 'eve', 'eve'));
+is(sql("SELECT used FROM tierlimit.usage('192.0.2.5')"), '2', 'reset of an address: two are counted');
+sql("SELECT tierlimit.check('eve')");
+sql('SELECT tierlimit.log_flush()');
+is(sql("SELECT used FROM tierlimit.usage('192.0.2.5')"), '2', 'reset of an address: also after a call of the key');
+is(differences(), '', 'reset of an address: usage is the sum of the log');
+$node->restart;
+is(sql("SELECT used FROM tierlimit.usage('192.0.2.5')"), '2', 'reset of an address: and after a restart');
+
+#
+# How old a request_id is does not depend on the clock
+#
+
+sql("ALTER SYSTEM SET tierlimit.request_memory = '2s'");
+$node->reload;
+at('2030-01-01+00', "SELECT tierlimit.check('id 2', 'three', 1, NULL, 'q');");
+sql("SELECT tierlimit.check('id 2', 'three')");
+sql('SELECT pg_sleep(2.5)');
+is(sql("SELECT allowed, repeated FROM tierlimit.check('id 2', 'three', 1, NULL, 'q')"), 't|f', 'request_id: of a clock that was ahead');
+sql('ALTER SYSTEM RESET tierlimit.request_memory');
+$node->reload;
+sql("SELECT set_config('tierlimit.now', (clock_timestamp() - interval '11 minutes')::text, false);
+	SELECT tierlimit.check('id 3', 'three', 1, NULL, 'q')");
+is(sql("SELECT allowed, repeated FROM tierlimit.check('id 3', 'three', 1, NULL, 'q')"), 't|t', 'request_id: of a clock that was behind');
+
+#
 # Rows of the future, of a server whose clock was ahead
 #
+
+# Numbers that have no opposite.
+sql("INSERT INTO tierlimit.request_log (at, key, tier, error_code, requests, credits) VALUES
+	(now() + interval '3 days', 'min', 'three', 0, -1, -9223372036854775808),
+	(now() + interval '3 days', 'min', 'three', 0, -2147483648, -1)");
+is(sql("SELECT allowed FROM tierlimit.check('min', 'three')"), 't', 'log: the smallest numbers');
+sql('SELECT tierlimit.log_flush()');
+is(sql("SELECT count(*) FROM tierlimit.request_log WHERE at > now() + interval '1 day'"), '0', 'log: the smallest numbers are brought home');
+
+# At infinity, with an id.
+sql("INSERT INTO tierlimit.request_log (at, key, tier, error_code, requests, credits, request_id)
+	VALUES ('infinity', 'inf', 'three', 0, 1, 1, 'x')");
+is(sql("SELECT tierlimit.refund('inf', request_id => 'x')"), '0', 'log: a call at infinity is not known');
+is(sql("SELECT allowed, repeated FROM tierlimit.check('inf', 'three', 1, NULL, 'x')"), 't|f', 'log: nor repeated');
 
 sql(<<'SQL');
 INSERT INTO tierlimit.request_log (at, key, tier, error_code, requests, credits)
