@@ -449,6 +449,27 @@ CREATE FUNCTION tierlimit._summed_key(key text, tier text, error_code integer) R
 
 COMMENT ON FUNCTION tierlimit._summed_key(text, text, integer) IS 'The key that a row of the log is summed up under; NULL: one that was refused as unknown';
 
+-- Rows of the log, and rows that come late, are added to the sums of their hours by the
+-- same command.  The caller says, in SQL, where it is to read them.  So those of the
+-- log, which can be millions, are summed up as they are read, and kept nowhere.
+CREATE FUNCTION tierlimit._hourly_upsert(rows text) RETURNS text
+	LANGUAGE sql STABLE
+	RETURN format($$
+		INSERT INTO tierlimit.usage_hourly AS u (hour, key, tier, endpoint, requests, credits, denied)
+		SELECT date_trunc('hour', at, 'UTC'), tierlimit._summed_key(key, tier, error_code),
+			tier, tierlimit._endpoint_pattern(endpoint),
+			coalesce(sum(requests) FILTER (WHERE error_code = 0), 0),
+			tierlimit._saturated(coalesce(sum(credits) FILTER (WHERE error_code = 0), 0)),
+			coalesce(sum(requests) FILTER (WHERE error_code <> 0), 0)
+		FROM %s
+		GROUP BY 1, 2, 3, 4
+		ON CONFLICT ON CONSTRAINT usage_hourly_key DO UPDATE SET
+			requests = u.requests + excluded.requests,
+			credits = tierlimit._saturated(u.credits::numeric + excluded.credits),
+			denied = u.denied + excluded.denied$$, rows);
+
+COMMENT ON FUNCTION tierlimit._hourly_upsert(text) IS 'The command that adds rows to usage_hourly';
+
 -- Sum up what was decided before a time, and wasn't summed up before: whole minutes.
 -- What the log writer is just writing is waited for, and what it writes later
 -- comes late: it asks how far the sums are when its rows are there.  That takes a
@@ -468,16 +489,8 @@ BEGIN
 		RETURN;
 	END IF;
 
-	INSERT INTO tierlimit.usage_hourly AS u (hour, key, tier, endpoint, requests, credits, denied)
-	SELECT date_trunc('hour', at, 'UTC'), tierlimit._summed_key(key, tier, error_code), tier, tierlimit._endpoint_pattern(endpoint),
-		coalesce(sum(requests) FILTER (WHERE error_code = 0), 0),
-		tierlimit._saturated(coalesce(sum(credits) FILTER (WHERE error_code = 0), 0)),
-		coalesce(sum(requests) FILTER (WHERE error_code <> 0), 0)
-	FROM tierlimit.request_log WHERE at >= since AND at < until GROUP BY 1, 2, 3, 4
-	ON CONFLICT ON CONSTRAINT usage_hourly_key DO UPDATE SET
-		requests = u.requests + excluded.requests,
-		credits = tierlimit._saturated(u.credits::numeric + excluded.credits),
-		denied = u.denied + excluded.denied;
+	EXECUTE tierlimit._hourly_upsert('tierlimit.request_log WHERE at >= $1 AND at < $2')
+	USING since, until;
 
 	INSERT INTO tierlimit.usage_minute AS u (subject, is_account, minute, last_at, requests, credits)
 	SELECT coalesce(account, key), account IS NOT NULL, date_trunc('minute', at), max(at), sum(requests),
@@ -508,17 +521,9 @@ BEGIN
 	IF NOT tierlimit._is_log_writer() THEN
 		RAISE SQLSTATE '55000' USING MESSAGE = '_sum_late_rows() is for the log writer alone';
 	END IF;
-	INSERT INTO tierlimit.usage_hourly AS u (hour, key, tier, endpoint, requests, credits, denied)
-	SELECT date_trunc('hour', at, 'UTC'), tierlimit._summed_key(key, tier, error_code), tier, tierlimit._endpoint_pattern(endpoint),
-		coalesce(sum(requests) FILTER (WHERE error_code = 0), 0),
-		tierlimit._saturated(coalesce(sum(credits) FILTER (WHERE error_code = 0), 0)),
-		coalesce(sum(requests) FILTER (WHERE error_code <> 0), 0)
-	FROM unnest($1, $2, $4, $5, $6, $7, $8) AS r (at, key, tier, endpoint, error_code, requests, credits)
-	WHERE at < $9 GROUP BY 1, 2, 3, 4
-	ON CONFLICT ON CONSTRAINT usage_hourly_key DO UPDATE SET
-		requests = u.requests + excluded.requests,
-		credits = tierlimit._saturated(u.credits::numeric + excluded.credits),
-		denied = u.denied + excluded.denied;
+	EXECUTE tierlimit._hourly_upsert('unnest($1, $2, $3, $4, $5, $6, $7)
+		AS r (at, key, tier, endpoint, error_code, requests, credits) WHERE at < $8')
+	USING $1, $2, $4, $5, $6, $7, $8, $9;
 
 	-- what is given back is read row by row, in its order
 	DELETE FROM tierlimit.usage_minute AS u
