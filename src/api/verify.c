@@ -40,6 +40,7 @@ typedef struct CountedSubject
 {
 	const SubjectName *name;
 	TimestampTz now;
+	TimestampTz no_deletion_after;	/* as in LogSpan */
 	int			count;
 	CountedWindow windows[MAX_WINDOWS];
 } CountedSubject;
@@ -93,6 +94,7 @@ claim_and_note(CountedSubject *noted, const SubjectName *name, Clock clock)
 	{
 		subject->claimed = true;
 		noted->now = Max(clock.now, subject->clock);
+		noted->no_deletion_after = log_deletions_until(clock);
 		window = subject_window_at(subject->windows);
 	}
 	for (; window != NULL && noted->count < MAX_WINDOWS;
@@ -182,6 +184,7 @@ static LogSpan
 span_of(const CountedSubject *noted)
 {
 	LogSpan		span = {
+		.no_deletion_after = noted->no_deletion_after,
 		.since = noted->now,
 		.single_since = DT_NOEND
 	};

@@ -334,24 +334,31 @@ newest_row(const text *key, TimestampTz since)
 	return newest;
 }
 
-/* After all that is counted for a key, also by a clock that was wrong. */
+/*
+ * After all that is counted for a key, also by a clock that was wrong; by the clock
+ * that the key has decided by last.
+ */
 static TimestampTz
 time_to_forget(const text *key)
 {
-	TimestampTz now = clock_read().now;
+	Clock		clock = clock_read();
 	SubjectName name;
 	const Subject *subject;
 
 	if (store == NULL)
-		return newest_row(key, now);
+		return newest_row(key, clock.now);
 	name = subject_name(installation()->id, SUBJECT_KEY, VARDATA_ANY(key),
 						VARSIZE_ANY_EXHDR(key));
 	partition_lock(&name.hash, 1, LW_SHARED);
 	subject = subject_find(&name);
-	if (subject != NULL)
-		now = Max(now, subject->clock);
+	if (subject != NULL && subject->clock != PG_INT64_MIN)
+	{
+		clock.now = subject->clock_source == clock.source
+			? Max(clock.now, subject->clock) : subject->clock;
+		clock.source = (ClockSource) subject->clock_source;
+	}
 	partition_unlock(&name.hash, 1);
-	return newest_row(key, now);
+	return clock.source == CLOCK_SERVER ? newest_row(key, clock.now) : clock.now;
 }
 
 static void

@@ -332,6 +332,14 @@ find_call(SpiReading *reading, LogSums *log, int i, TimestampTz since)
 		row->call_at = DT_NOBEGIN;
 }
 
+/* Whether it is a deletion of the key that is later than those that count. */
+static bool
+is_unknown_deletion(const LogSum *row, const LogSpan *span)
+{
+	return row->call_at == DT_NOEND && row->requests == 0 && row->credits == 0 &&
+		span->no_deletion_after != 0 && row->at > span->no_deletion_after;
+}
+
 LogSums
 logread_sums(const SubjectName *subject, const LogSpan *span)
 {
@@ -363,7 +371,7 @@ logread_sums(const SubjectName *subject, const LogSpan *span)
 	{
 		if (log.sums[i].call_at == DT_NOBEGIN)
 			find_call(&reading, &log, i, span->since);
-		if (log.sums[i].gave_back)
+		if (log.sums[i].gave_back && !is_unknown_deletion(&log.sums[i], span))
 			give_back(&log, i);
 	}
 	spi_end(&reading);

@@ -10,6 +10,7 @@
 
 #include "config/tiers.h"
 #include "log/logrow.h"
+#include "store/clock.h"
 #include "store/subject.h"
 
 /* What was counted at a time, less what was given back of it later. */
@@ -41,7 +42,18 @@ typedef struct LogSpan
 	int			single;			/* and for the newest so many in any case */
 	int			nborders;		/* times that no sum may cross */
 	Datum		borders[2 * MAX_WINDOWS];
+	TimestampTz no_deletion_after;	/* see below; 0: all count */
 } LogSpan;
+
+/*
+ * That a key was deleted happens by the server's clock: a session that has one of its
+ * own knows of none that is later than its time.
+ */
+static inline TimestampTz
+log_deletions_until(Clock clock)
+{
+	return clock.source == CLOCK_SESSION ? clock.now + CLOCK_TOLERANCE : 0;
+}
 
 /*
  * Read what is written of a subject.  Raises an ERROR if that can't be done;

@@ -134,9 +134,11 @@ minutes_will_do(const TierLimit *limit)
 
 /* What of the log the windows of a call's subject need. */
 static LogSpan
-span_of(const CallSubject *part, TimestampTz now)
+span_of(const CallSubject *part, Clock clock)
 {
+	TimestampTz now = clock.now;
 	LogSpan		span = {
+		.no_deletion_after = log_deletions_until(clock),
 		.since = now,
 		.single_since = DT_NOEND,
 		.single = tierlimit_window_slots
@@ -229,10 +231,11 @@ rebuild_bring_home(LogSums *log, TimestampTz now, bool *any_later)
 }
 
 void
-rebuild_windows(RebuiltWindows *rebuilt, CallSubject *part, TimestampTz now,
+rebuild_windows(RebuiltWindows *rebuilt, CallSubject *part, Clock clock,
 				TimestampTz until)
 {
-	LogSpan		span = span_of(part, now);
+	TimestampTz now = clock.now;
+	LogSpan		span = span_of(part, clock);
 	LogSums		log = logread_sums(&part->charge->subject, &span);
 
 	while (until != DT_NOEND && log.count > 0 &&
@@ -400,7 +403,7 @@ fill_claimed(CallSubject *part, Clock clock)
 	log_wait_written(claim_log_position(name));
 	clock = clock_read_again(clock);
 	call_plan(part, clock.now);
-	rebuild_windows(&rebuilt, part, clock.now, DT_NOEND);
+	rebuild_windows(&rebuilt, part, clock, DT_NOEND);
 	row = redating_row(name, &rebuilt, clock.now);
 	clock.now = Max(clock.now, rebuilt.clock);
 	do
@@ -460,7 +463,7 @@ rebuild_for_backend(Call *call, TimestampTz until)
 
 		if (!RecoveryInProgress())
 			log_wait_written(claim_log_position(&part->charge->subject));
-		rebuild_windows(rebuilt, part, call->clock.now, until);
+		rebuild_windows(rebuilt, part, call->clock, until);
 		call->clock.now = Max(call->clock.now, rebuilt->clock);
 		part->subject = NULL;
 		part->base = rebuilt->blocks.spare.base;

@@ -48,7 +48,7 @@ typedef struct RebuiltWindows
  * newest row takes its clock, if that is a little later; in the current memory
  * context.  What was decided at the time until or later is left out (DT_NOEND: nothing).
  */
-extern void rebuild_windows(RebuiltWindows *rebuilt, CallSubject *part, TimestampTz now,
+extern void rebuild_windows(RebuiltWindows *rebuilt, CallSubject *part, Clock clock,
 							TimestampTz until);
 extern void rebuild_done(RebuiltWindows *rebuilt);
 

@@ -110,10 +110,11 @@ refunded_since(const Charge *charge, TimestampTz now)
  * where its rows take its clock.
  */
 static Units
-counted_units(const SubjectName *subject, TimestampTz since, const LogText *key,
+counted_units(const SubjectName *subject, Clock clock, TimestampTz since, const LogText *key,
 			  TimestampTz *newest)
 {
 	LogSpan		span = {
+		.no_deletion_after = log_deletions_until(clock),
 		.since = since,
 		.single_since = key == NULL ? DT_NOEND : since
 	};
@@ -159,9 +160,8 @@ fill_row(LogRow *row, TimestampTz at, Units units)
 static void
 note_given_back(Subject *subject, const LogRow *row, uint64 position)
 {
-	subject->clock = Max(subject->clock, row->at);
 	if (row->requests != 0 || row->credits != 0 || row->is_reset)
-		subject->clock++;
+		subject->clock = Max(subject->clock, row->at) + 1;
 	subject->log_position = position;
 	if (row->waited_for)
 		limiter_note_durable(position);
@@ -350,9 +350,9 @@ give_back_claimed(const Charge *charge, Clock clock, Units wanted, LogRow *row)
 	log_wait_written(claim_log_position(subject));
 	clock = clock_read_again(clock);
 	if (row->is_reset)
-		row->is_reset = !is_nothing(counted_units(subject, counted_since(clock.now),
+		row->is_reset = !is_nothing(counted_units(subject, clock, counted_since(clock.now),
 												  NULL, &newest));
-	units = counted_units(subject, refunded_since(charge, clock.now),
+	units = counted_units(subject, clock, refunded_since(charge, clock.now),
 						  row->is_reset || subject->kind != SUBJECT_ACCOUNT
 						  ? NULL : &row->texts[LOG_KEY], &newest);
 	clock.now = Max(clock.now, newest);

@@ -16,7 +16,7 @@
  * STEP_GOAL.  log_state says how far that has come, in the same transaction as
  * the sums themselves; what is written to the log later than that is added by
  * the transaction that writes it (writer.c).  So each row counts exactly once,
- * also where somebody calls sum_log() by hand: that waits for rows that are
+ * also where somebody calls _sum_log() by hand: that waits for rows that are
  * being written, and whoever writes asks for the state after that, each time.
  *
  *-------------------------------------------------------------------------
