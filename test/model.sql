@@ -364,6 +364,7 @@ $$;
 CREATE PROCEDURE model.change_key(key text, tier text) LANGUAGE plpgsql AS $$
 DECLARE
 	registered boolean := EXISTS (SELECT FROM tierlimit.api_key k WHERE k.name = key);
+	at timestamptz;
 BEGIN
 	IF registered AND random() < 0.9 THEN
 		UPDATE tierlimit.api_key k
@@ -373,6 +374,12 @@ BEGIN
 		RETURN;
 	ELSIF registered THEN
 		DELETE FROM tierlimit.api_key k WHERE k.name = key;
+		COMMIT;
+		-- what was counted for it is forgotten then
+		UPDATE model.call c SET requests = 0, credits = 0 WHERE c.subject = 'key ' || change_key.key;
+		at := greatest(current_setting('tierlimit.now')::timestamptz,
+			(SELECT c.at FROM model.clock c WHERE c.subject = 'key ' || change_key.key AND NOT c.forgotten));
+		CALL model.set_clock('key ' || key, at + interval '1 microsecond');
 	ELSE
 		INSERT INTO tierlimit.api_key (name, tier, account, billing_anchor, billing_timezone)
 			SELECT name, change_key.tier, account, anchor, timezone FROM model.caller WHERE name = key;
@@ -445,6 +452,7 @@ BEGIN
 	INSERT INTO model.original
 		SELECT * FROM tierlimit.tier_limit l
 		WHERE l.tier <> 'filler' AND NOT EXISTS (SELECT FROM model.original);
+	PERFORM set_config('tierlimit.now', now::text, false);
 	FOREACH key IN ARRAY callers LOOP
 		CALL model.change_key(key, model.pick(tiers));
 	END LOOP;

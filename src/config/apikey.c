@@ -257,12 +257,11 @@ is_ancient(TransactionId xid)
 	return TransactionIdFollowsOrEquals(xid, ReadNextTransactionId());
 }
 
-/* Whether a transaction has set the mark since somebody kept what it left. */
+/* Whether it is one that may yet run. */
 static bool
-is_changed(const ChangeMark *mark)
+is_recent(TransactionId xid)
 {
-	return TransactionIdIsValid(mark->changed_by) &&
-		!is_ancient(mark->changed_by);
+	return TransactionIdIsValid(xid) && !is_ancient(xid);
 }
 
 /*
@@ -275,7 +274,7 @@ read_table(const SubjectName *key, const ChangeMark *mark, ApiKeyRow *record,
 {
 	SpiReading	reading;
 	Datum		name;
-	bool		changed = is_changed(mark);
+	bool		changed = is_recent(mark->changed_by);
 	bool		ended;
 
 	/* These have to be asked before the snapshot is taken. */
@@ -357,22 +356,30 @@ may_be_deleted(const SubjectName *key, ChangeMark *mark)
 	return deleted;
 }
 
-/* Drop its windows, as of a generation; false if somebody is claimed them. */
+/*
+ * Drop its windows, by a mark whose deletions have ended; false if somebody else has
+ * claimed them.
+ */
 static bool
-try_forget(const SubjectName *key, uint32 generation)
+try_forget(const SubjectName *key, const ChangeMark *mark)
 {
 	BlockList	spare = {.base = store->blocks};
+	ChangeMark *now;
 	Subject    *subject;
 	bool		claimed;
 
 	partition_lock(&key->hash, 1, LW_EXCLUSIVE);
+	now = store_mark(key->hash);
+	if (now->deleted_by == mark->deleted_by)
+		now->several_deleted = false;
 	subject = subject_find(key);
 	claimed = subject != NULL && subject->claimed;
 	if (subject != NULL && !claimed)
 	{
 		subject_drop_windows(subject, &spare);
 		subject_set_record(subject, RECORD_UNKNOWN, NULL, 0, &spare);
-		subject->record_generation = generation;
+		subject->record_generation = mark->deleted_in;
+		subject->gave_back = true;	/* also what has a request_id */
 	}
 	pool_return(&store->pool, &spare, partition_of(key->hash));
 	partition_unlock(&key->hash, 1);
@@ -382,7 +389,7 @@ try_forget(const SubjectName *key, uint32 generation)
 /*
  * Forget what is in memory of a key that was deleted, once the transaction that
  * did so has ended.  Its next call fills its windows from the log, which says
- * whether that was committed (changes.c).  Who is claimed them now may have
+ * whether that was committed (changes.c).  Who is filling them now may have
  * looked there before.
  */
 static void
@@ -392,11 +399,11 @@ forget_deleted(const SubjectName *key, TransactionId xmin)
 
 	if (!may_be_deleted(key, &mark))
 		return;
-	if (is_changed(&mark) &&
-		(mark.several ? !TransactionIdPrecedes(mark.changed_by, xmin)
-		 : TransactionIdIsInProgress(mark.changed_by)))
+	if (is_recent(mark.deleted_by) &&
+		(mark.several_deleted ? !TransactionIdPrecedes(mark.deleted_by, xmin)
+		 : TransactionIdIsInProgress(mark.deleted_by)))
 		return;
-	while (!try_forget(key, mark.generation))
+	while (!try_forget(key, &mark))
 		claim_wait(key);
 }
 
@@ -437,18 +444,25 @@ apikey_hash_secret(const text *secret, uint8 *hash)
 	sha256(VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret), hash);
 }
 
+/* Put down a transaction, beside others that may be running. */
+static void
+note_transaction(TransactionId *newest, bool *several, TransactionId by)
+{
+	if (!TransactionIdIsValid(*newest))
+		*newest = by;
+	else if (*newest != by)
+	{
+		*several = true;
+		if (TransactionIdPrecedes(*newest, by))
+			*newest = by;
+	}
+}
+
 static void
 set_mark(ChangeMark *mark, TransactionId by)
 {
 	mark->generation++;
-	if (!TransactionIdIsValid(mark->changed_by))
-		mark->changed_by = by;
-	else if (mark->changed_by != by)
-	{
-		mark->several = true;
-		if (TransactionIdPrecedes(mark->changed_by, by))
-			mark->changed_by = by;
-	}
+	note_transaction(&mark->changed_by, &mark->several, by);
 }
 
 void
@@ -466,6 +480,7 @@ set_mark_deleted(ChangeMark *mark, TransactionId by)
 {
 	set_mark(mark, by);
 	mark->deleted_in = mark->generation;
+	note_transaction(&mark->deleted_by, &mark->several_deleted, by);
 }
 
 void

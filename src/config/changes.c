@@ -314,16 +314,21 @@ static SpiStatement later_query = {
 	"SELECT pg_catalog.max(at) FROM tierlimit.request_log"
 	" WHERE key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1 AND account IS NULL"
 	" AND error_code OPERATOR(pg_catalog.=) 0 AND at OPERATOR(pg_catalog.>) $2"
-	" AND at OPERATOR(pg_catalog.<) 'infinity' AND " WITHIN_DAYS,
-	2, {TEXTOID, TIMESTAMPTZOID}, NULL
+	" AND at OPERATOR(pg_catalog.<) $3 AND " WITHIN_DAYS,
+	3, {TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID}, NULL
 };
 
-/* When the newest row of a key is, if that is later than a time; or that time. */
+/*
+ * When the newest row of a key is, of those between two times, or the first of these.
+ */
 static TimestampTz
-newest_row(const text *key, TimestampTz since)
+newest_row(const text *key, TimestampTz since, TimestampTz until)
 {
 	LogDays		days = {spi_day(since), ALL_DAYS_AFTER};
-	Datum		args[] = {PointerGetDatum(key), TimestampTzGetDatum(since)};
+	Datum		args[] = {
+		PointerGetDatum(key), TimestampTzGetDatum(since),
+		TimestampTzGetDatum(until)
+	};
 	SpiReading	reading;
 	TimestampTz newest;
 
@@ -346,7 +351,7 @@ time_to_forget(const text *key)
 	const Subject *subject;
 
 	if (store == NULL)
-		return newest_row(key, clock.now);
+		return newest_row(key, clock.now, DT_NOEND);
 	name = subject_name(installation()->id, SUBJECT_KEY, VARDATA_ANY(key),
 						VARSIZE_ANY_EXHDR(key));
 	partition_lock(&name.hash, 1, LW_SHARED);
@@ -358,7 +363,8 @@ time_to_forget(const text *key)
 		clock.source = (ClockSource) subject->clock_source;
 	}
 	partition_unlock(&name.hash, 1);
-	return clock.source == CLOCK_SERVER ? newest_row(key, clock.now) : clock.now;
+	return newest_row(key, clock.now, clock.source == CLOCK_SERVER ? DT_NOEND
+					  : clock.now + CLOCK_TOLERANCE);
 }
 
 static void

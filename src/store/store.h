@@ -22,10 +22,13 @@
 typedef struct ChangeMark
 {
 	uint32		generation;		/* grows with every change */
-	uint32		deleted_in;		/* the one in which a key was deleted last; 0:
-								 * none was */
 	TransactionId changed_by;	/* the newest transaction that made one */
 	bool		several;		/* and older ones may still be running */
+
+	/* Of the changes, those that delete a key: likewise. */
+	uint32		deleted_in;		/* the last one's generation; 0: none */
+	TransactionId deleted_by;
+	bool		several_deleted;
 } ChangeMark;
 
 /* From when on all request ids of an installation are known; see retry.c. */

@@ -105,6 +105,11 @@ is(differences(), '', 'memory and log agree');
 is(sql("SELECT count(*) FROM (SELECT key FROM tierlimit.request_log GROUP BY key HAVING sum(requests) <> 7) k"),
 	'0', 'what was used stays in the log, for bills');
 
+use_key('at once');
+sql($delete->('at once'));
+is(sql("BEGIN; INSERT INTO tierlimit.api_key (name, tier) VALUES ('at once', 'plan');
+	SELECT remaining FROM tierlimit.check('at once'); COMMIT"), '9', 'called by the transaction that makes it anew');
+
 #
 # Sessions that know the key by its secret only
 #
