@@ -64,7 +64,7 @@ endif
 $(OBJS): $(call files,src/*/*.h)
 
 # These need nothing installed: they fetch what they lack.
-.PHONY: test check test-matrix test-fresh test-upgrade demo demo-stop service bench dist bench-build
+.PHONY: test check test-matrix test-fresh test-upgrade demo demo-stop service bench dist bench-build indent
 
 test:
 	@$(here)/test/tools/run-tests
@@ -76,7 +76,5 @@ check: test
 test-upgrade:
 	@$(here)/test/tools/test-matrix upgrade
 
-test-matrix test-fresh demo demo-stop service bench bench-build dist:
+test-matrix test-fresh demo demo-stop service bench bench-build dist indent:
 	@$(here)/test/tools/$@
-
-clean: demo-stop

@@ -758,6 +758,24 @@ COMMENT ON COLUMN tierlimit.stat.log_lag IS 'for how long the oldest of the pend
 COMMENT ON COLUMN tierlimit.stat.evictions IS 'keys and accounts that made room for others';
 COMMENT ON COLUMN tierlimit.stat.rebuilds IS 'keys and accounts whose windows were filled from the request log';
 
+CREATE FUNCTION tierlimit._memory(OUT subject text, OUT kind text, OUT windows integer,
+		OUT blocks integer, OUT clock timestamptz, OUT log_position bigint, OUT claimed boolean)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'tierlimit_memory_1_0'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION tierlimit._memory() IS 'What the view memory shows';
+
+CREATE VIEW tierlimit.memory AS SELECT * FROM tierlimit._memory();
+
+COMMENT ON VIEW tierlimit.memory IS 'Who of this database is in shared memory: for the superuser';
+COMMENT ON COLUMN tierlimit.memory.subject IS 'its name; NULL: it has none that can be read';
+COMMENT ON COLUMN tierlimit.memory.kind IS 'key, account, address, anonymous (a caller without a key), nobody (one without an address either), secret or request_id';
+COMMENT ON COLUMN tierlimit.memory.blocks IS 'of 128 bytes each, with its windows';
+COMMENT ON COLUMN tierlimit.memory.clock IS 'when it was decided last';
+COMMENT ON COLUMN tierlimit.memory.log_position IS 'where its newest row ends in the queue of the log';
+COMMENT ON COLUMN tierlimit.memory.claimed IS 'a session compares it with the request log';
+
 CREATE FUNCTION tierlimit.stat_reset() RETURNS void
 	AS 'MODULE_PATHNAME', 'tierlimit_stat_reset_1_0'
 	LANGUAGE C VOLATILE PARALLEL SAFE;

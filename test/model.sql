@@ -3,7 +3,10 @@
 -- The model keeps every admitted call in a table, and computes each answer anew
 -- from the calls of its span and from the configuration tables, in the words of
 -- the interface's description and with no thought of speed.  Whoever is counted
--- is a subject here: 'key ...' or 'account ...'.
+-- is a subject here: 'key ...' or 'account ...'; 'address ...', where a call comes
+-- from; 'anonymous ...', who calls from there without a key; or 'nobody', all who
+-- have neither key nor address.  A call is charged to a set of subjects, to all of
+-- them or to none.
 --
 -- Needs a session whose time zone is UTC: there a day has 24 hours.
 
@@ -18,20 +21,42 @@ CREATE TABLE model.caller (
 	timezone text NOT NULL DEFAULT 'UTC'
 );
 
--- Admitted calls, less what was refunded of them.
+-- Where calls to the gate come from: two addresses of IPv4, of which one is written
+-- in several ways, and of IPv6 one network of /64.
+CREATE TABLE model.origin (
+	ip inet PRIMARY KEY
+);
+INSERT INTO model.origin VALUES ('192.0.2.1'), ('::ffff:192.0.2.1'), ('64:ff9b::192.0.2.1'), ('198.51.100.9'),
+	('2001:db8:1:2::7'), ('2001:db8:1:2:ffff::1');
+
+-- Admitted calls.
 CREATE TABLE model.call (
 	seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	-- whose request_id it is: a key, also one of an account; or who has none
+	caller text NOT NULL,
+	-- who was counted, beside the address
 	subject text NOT NULL,
-	key text NOT NULL,
+	request_id text,
+	answer tierlimit.decision
+);
+CREATE INDEX ON model.call (caller, request_id);
+
+-- What is counted of a call for each of its subjects, less what was given back.
+CREATE TABLE model.charge (
+	seq bigint REFERENCES model.call,
+	subject text NOT NULL,
 	tier text NOT NULL,
 	at timestamptz NOT NULL,
 	requests bigint NOT NULL,
 	credits bigint NOT NULL,
-	request_id text,
-	answer tierlimit.decision
+	PRIMARY KEY (seq, subject)
 );
-CREATE INDEX ON model.call (subject, at);
-CREATE INDEX ON model.call (key, request_id);
+CREATE INDEX ON model.charge (subject, at);
+
+-- Calls with what is counted of them for who called.
+CREATE VIEW model.request AS
+	SELECT c.seq, c.caller, c.request_id, c.answer, h.subject, h.at, h.requests, h.credits
+	FROM model.call c JOIN model.charge h USING (seq, subject);
 
 -- When a subject's latest decision was made.  After a reset that may be
 -- forgotten, as denied calls are by a restart.
@@ -41,9 +66,10 @@ CREATE TABLE model.clock (
 	forgotten boolean NOT NULL
 );
 
--- Where an earlier play ended.
+-- Where an earlier play ended, and how long it was.
 CREATE TABLE model.played (
-	until timestamptz NOT NULL
+	until timestamptz NOT NULL,
+	operations integer NOT NULL
 );
 
 -- The limits as they were when the play began.
@@ -87,27 +113,35 @@ CREATE FUNCTION model.span(kind text, period interval, anchor timestamptz, timez
 		ELSE tstzrange(at - period - CASE WHEN late THEN model.slot(period) ELSE '0' END, at, '(]') END
 $$;
 
--- The calls that a window of a subject counts.
-CREATE FUNCTION model.held(subject text, unit text, span tstzrange)
+-- The calls that a window of a subject counts.  One that was counted later than now,
+-- by a clock that was wrong, counts as of now.
+CREATE FUNCTION model.held(subject text, unit text, span tstzrange, now timestamptz)
 	RETURNS TABLE (at timestamptz, units bigint) LANGUAGE sql STABLE AS $$
-	SELECT c.at, u.units
-	FROM model.call c,
+	SELECT least(c.at, held.now), u.units
+	FROM model.charge c,
 		LATERAL (SELECT CASE held.unit WHEN 'credits' THEN c.credits ELSE c.requests END) AS u (units)
-	WHERE c.subject = held.subject AND c.at <@ span AND c.at >= lower(span) AND u.units > 0
+	WHERE c.subject = held.subject AND least(c.at, held.now) <@ span AND c.at >= lower(span) AND u.units > 0
 $$;
 
 --
 -- What is answered
 --
 
+-- What applies to one of the subjects that a call is charged to.
 CREATE TYPE model.policy AS (
 	subject text,
+	key text,
 	tier text,
 	refusal integer,
 	anchor timestamptz,
 	timezone text,
 	at timestamptz
 );
+
+-- No subject decides earlier than it did before.
+CREATE FUNCTION model.time_of(subject text, now timestamptz) RETURNS timestamptz LANGUAGE sql STABLE AS $$
+	SELECT greatest(now, (SELECT c.at FROM model.clock c WHERE c.subject = time_of.subject AND NOT c.forgotten))
+$$;
 
 -- What applies to a key.
 CREATE FUNCTION model.policy_of(key text, tier text, now timestamptz) RETURNS model.policy
@@ -118,6 +152,7 @@ DECLARE
 BEGIN
 	SELECT * INTO registered FROM tierlimit.api_key k WHERE k.name = key;
 	policy.subject := coalesce('account ' || registered.account, 'key ' || key);
+	policy.key := key;
 	policy.tier := coalesce(tier, registered.tier);
 	policy.refusal := CASE
 		WHEN policy.tier IS NULL THEN 1001
@@ -127,35 +162,92 @@ BEGIN
 		ELSE 0 END;
 	policy.anchor := registered.billing_anchor;
 	policy.timezone := coalesce(registered.billing_timezone, 'UTC');
-	policy.at := greatest(now, (SELECT c.at FROM model.clock c
-		WHERE c.subject = policy.subject AND NOT c.forgotten));
+	policy.at := model.time_of(policy.subject, now);
 	RETURN policy;
 END
 $$;
 
-CREATE FUNCTION model.usage(key text, tier text, now timestamptz, late boolean)
+-- An address as it is counted: IPv4 whole, IPv6 by its /64, IPv4 in IPv6 as IPv4.
+CREATE FUNCTION model.address(ip inet) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+	SELECT CASE
+		WHEN family(ip) = 4 THEN host(ip)
+		WHEN ip << '::ffff:0:0/96' THEN host('0.0.0.0'::inet + (ip - '::ffff:0:0'))
+		WHEN ip << '64:ff9b::/96' THEN host('0.0.0.0'::inet + (ip - '64:ff9b::'))
+		ELSE network(set_masklen(ip, 64))::text END
+$$;
+
+-- The addresses that are counted: none, if there is no tier for them.
+CREATE FUNCTION model.addresses() RETURNS text[] LANGUAGE sql STABLE AS $$
+	SELECT array_agg(DISTINCT model.address(o.ip) ORDER BY model.address(o.ip)) FROM model.origin o, tierlimit.tier t WHERE t.name = 'ip'
+$$;
+
+-- What applies to who is no key: nothing, if that tier does not exist.
+CREATE FUNCTION model.policy_without_key(subject text, tier text, now timestamptz) RETURNS SETOF model.policy
+	LANGUAGE sql STABLE AS $$
+	SELECT subject, NULL, t.name, 0, NULL::timestamptz, 'UTC', model.time_of(subject, now)
+	FROM tierlimit.tier t WHERE t.name = policy_without_key.tier AND subject IS NOT NULL
+$$;
+
+-- What applies to a call that comes to the gate, with a key's secret or with none
+-- (NULL): to its address, and to who called, who is the last one.
+CREATE FUNCTION model.policies_at_gate(key text, ip inet, now timestamptz) RETURNS model.policy[]
+	LANGUAGE plpgsql STABLE AS $$
+DECLARE
+	caller model.policy;
+BEGIN
+	IF key IS NOT NULL THEN
+		caller := model.policy_of(key, NULL, now);
+	ELSE
+		SELECT * INTO caller FROM model.policy_without_key(
+			coalesce('anonymous ' || model.address(ip), 'nobody'), 'anonymous', now);
+		caller.refusal := coalesce(caller.refusal, 1002);
+	END IF;
+	IF caller.refusal = 1001 THEN
+		caller.key := NULL;
+	END IF;
+	RETURN ARRAY(SELECT p FROM model.policy_without_key('address ' || model.address(ip), 'ip', now) p) || caller;
+END
+$$;
+
+-- Whose windows a name stands for: a key's; or an address's, as one that calls come
+-- from and as who calls from there without a key.
+CREATE FUNCTION model.policies_of(name text, tier text, now timestamptz) RETURNS model.policy[]
+	LANGUAGE plpgsql STABLE AS $$
+BEGIN
+	IF name !~ '[.:]' THEN
+		RETURN ARRAY[model.policy_of(name, tier, now)];
+	END IF;
+	RETURN ARRAY(SELECT p FROM model.policy_without_key('address ' || name, 'ip', now) p)
+		|| ARRAY(SELECT p FROM model.policy_without_key('anonymous ' || name, 'anonymous', now) p);
+END
+$$;
+
+-- The time of a call is the same for all of its subjects.
+CREATE FUNCTION model.at(policies model.policy[]) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
+	SELECT max(p.at) FROM unnest(policies) p
+$$;
+
+CREATE FUNCTION model.usage(policies model.policy[], late boolean)
 	RETURNS TABLE (limit_name text, unit text, kind text, period interval,
 		"limit" bigint, used bigint, remaining bigint, resets_at timestamptz)
 	LANGUAGE plpgsql STABLE AS $$
-DECLARE
-	policy model.policy := model.policy_of(key, tier, now);
 BEGIN
 	RETURN QUERY
 		SELECT l.name, l.unit, l.kind, l.period, l.max, h.used, greatest(l.max - h.used, 0),
 			CASE l.kind WHEN 'calendar' THEN upper(span) ELSE h.oldest + l.period END
-		FROM model.tier_limit l,
-			model.span(l.kind, l.period, policy.anchor, policy.timezone, policy.at, late),
+		FROM unnest(policies) WITH ORDINALITY AS p
+			JOIN model.tier_limit l USING (tier),
+			model.span(l.kind, l.period, p.anchor, p.timezone, p.at, late),
 			LATERAL (SELECT coalesce(sum(units), 0)::bigint, min(at)
-				FROM model.held(policy.subject, l.unit, span)) AS h (used, oldest)
-		WHERE l.tier = policy.tier
-		ORDER BY l.period, l.kind DESC, l.unit DESC;
+				FROM model.held(p.subject, l.unit, span, p.at)) AS h (used, oldest)
+		ORDER BY l.period, p.ordinality, l.kind DESC, l.unit DESC;
 END
 $$;
 
 -- When a window has room again: when that call leaves, the oldest such one, whose
 -- younger ones leave as much room.
 CREATE FUNCTION model.frees_at(subject text, kind text, period interval, unit text, span tstzrange,
-		room bigint, late boolean)
+		now timestamptz, room bigint, late boolean)
 	RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
 BEGIN
 	IF room < 0 THEN
@@ -168,48 +260,62 @@ BEGIN
 		FROM (
 			SELECT at, sum(units) OVER (ORDER BY at DESC
 				RANGE BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW EXCLUDE GROUP) AS younger
-			FROM model.held(subject, unit, span)) AS h
+			FROM model.held(subject, unit, span, now)) AS h
 		WHERE coalesce(younger, 0) <= room);
 END
 $$;
 
-CREATE FUNCTION model.decide(key text, tier text, cost bigint, now timestamptz, late boolean)
+-- What each limit of each subject says of a call; subjects are asked in their order.
+CREATE FUNCTION model.judged(policies model.policy[], cost bigint, late boolean)
+	RETURNS TABLE (place bigint, name text, period interval, kind text, unit text, max bigint, enforce boolean,
+		error_code integer, amount bigint, denies boolean, remaining bigint, frees_at timestamptz, reset_at timestamptz)
+	LANGUAGE sql STABLE AS $$
+	SELECT p.ordinality, l.name, l.period, l.kind, l.unit, l.max, l.enforce,
+		coalesce(l.error_code, CASE
+			WHEN p.subject LIKE 'address %' THEN 1011
+			WHEN l.period <= '1 hour' THEN 1008
+			WHEN l.period <= '1 day' THEN 1009
+			ELSE 1010 END),
+		a.amount, d.denies,
+		greatest(l.max - h.used - CASE WHEN d.denies THEN 0 ELSE a.amount END, 0),
+		CASE WHEN d.denies THEN model.frees_at(p.subject, l.kind, l.period, l.unit, span, t.now,
+			CASE l.max WHEN 0 THEN -1 ELSE l.max - a.amount END, late) END,
+		CASE WHEN l.kind = 'calendar' THEN upper(span)
+			WHEN h.oldest IS NOT NULL THEN h.oldest + l.period
+			WHEN NOT d.denies AND a.amount > 0 THEN t.now + l.period END
+	FROM model.at(policies) AS t (now),
+		unnest(policies) WITH ORDINALITY AS p
+		JOIN model.tier_limit l USING (tier),
+		model.span(l.kind, l.period, p.anchor, p.timezone, t.now, late),
+		LATERAL (SELECT coalesce(sum(c.units), 0)::bigint, min(c.at)
+			FROM model.held(p.subject, l.unit, span, t.now) c) AS h (used, oldest),
+		LATERAL (SELECT CASE l.unit WHEN 'credits' THEN judged.cost ELSE 1 END) AS a (amount),
+		LATERAL (SELECT l.enforce AND (l.max = 0 OR a.amount > 0 AND h.used + a.amount > l.max)) AS d (denies)
+$$;
+
+CREATE FUNCTION model.decide(policies model.policy[], cost bigint, now timestamptz, late boolean)
 	RETURNS tierlimit.decision LANGUAGE plpgsql STABLE AS $$
 DECLARE
-	policy model.policy := model.policy_of(key, tier, now);
+	caller model.policy := policies[cardinality(policies)];
 	decision tierlimit.decision;
 	governing record;
 BEGIN
-	decision.key := key;
-	decision.tier := policy.tier;
+	decision.key := caller.key;
+	decision.tier := caller.tier;
 	decision.cost := cost;
-	decision.error_code := policy.refusal;
+	decision.error_code := caller.refusal;
 	decision.decided_at := now;
-	IF policy.refusal = 0 THEN
-		decision.decided_at := policy.at;
-		SELECT * INTO governing
-		FROM (
-			SELECT l.name, l.period, l.kind, l.unit, l.max, l.enforce, l.error_code, a.amount, d.denies,
-				greatest(l.max - h.used - CASE WHEN d.denies THEN 0 ELSE a.amount END, 0) AS remaining,
-				CASE WHEN d.denies THEN model.frees_at(policy.subject, l.kind, l.period, l.unit, span,
-					CASE l.max WHEN 0 THEN -1 ELSE l.max - a.amount END, late) END AS frees_at,
-				CASE WHEN l.kind = 'calendar' THEN upper(span)
-					WHEN h.oldest IS NOT NULL THEN h.oldest + l.period
-					WHEN NOT d.denies AND a.amount > 0 THEN policy.at + l.period END AS reset_at
-			FROM model.tier_limit l,
-				model.span(l.kind, l.period, policy.anchor, policy.timezone, policy.at, late),
-				LATERAL (SELECT coalesce(sum(units), 0)::bigint, min(at)
-					FROM model.held(policy.subject, l.unit, span)) AS h (used, oldest),
-				LATERAL (SELECT CASE l.unit WHEN 'credits' THEN decide.cost ELSE 1 END) AS a (amount),
-				LATERAL (SELECT l.enforce AND (l.max = 0 OR a.amount > 0 AND h.used + a.amount > l.max)) AS d (denies)
-			WHERE l.tier = policy.tier) AS judged
-		ORDER BY denies DESC,
-			-- the denying one that frees last, or is longest
-			frees_at DESC, CASE WHEN denies THEN period END DESC,
+	IF caller.refusal = 0 THEN
+		decision.decided_at := model.at(policies);
+		SELECT *, max(CASE WHEN j.denies THEN j.frees_at END) OVER () AS all_free_at INTO governing
+		FROM model.judged(policies, cost, late) j
+		ORDER BY j.denies DESC,
+			-- the first subject that denies; of its limits the one that frees last, or is longest
+			CASE WHEN j.denies THEN j.place END, j.frees_at DESC, CASE WHEN j.denies THEN j.period END DESC,
 			-- the one with fewest further calls, or the shortest; not a shadow
-			enforce DESC, CASE WHEN NOT denies THEN remaining / nullif(amount, 0) END, period,
-			-- a calendar after a sliding window, credits after requests
-			kind DESC, unit DESC
+			j.enforce DESC, CASE WHEN NOT j.denies THEN j.remaining / nullif(j.amount, 0) END, j.period,
+			-- the address before who called, a calendar after a sliding window, credits after requests
+			j.place, j.kind DESC, j.unit DESC
 		LIMIT 1;
 		IF FOUND THEN
 			decision.limit := governing.max;
@@ -217,12 +323,10 @@ BEGIN
 			decision.limit_name := governing.name;
 			decision.reset_at := governing.reset_at;
 			IF governing.denies THEN
-				decision.error_code := coalesce(governing.error_code, CASE
-					WHEN governing.period <= '1 hour' THEN 1008
-					WHEN governing.period <= '1 day' THEN 1009
-					ELSE 1010 END);
-				IF governing.frees_at < 'infinity' THEN
-					decision.retry_after := greatest(1, ceil(extract(epoch FROM governing.frees_at - now)));
+				decision.error_code := governing.error_code;
+				-- all that deny have to be free
+				IF governing.all_free_at < 'infinity' THEN
+					decision.retry_after := greatest(1, ceil(extract(epoch FROM governing.all_free_at - now)));
 				END IF;
 			END IF;
 		END IF;
@@ -242,23 +346,40 @@ $$;
 -- What changes
 --
 
-CREATE PROCEDURE model.set_clock(subject text, at timestamptz, forgotten boolean DEFAULT false) LANGUAGE sql AS $$
-	INSERT INTO model.clock VALUES (subject, at, forgotten)
+CREATE PROCEDURE model.set_clocks(subjects text[], at timestamptz, forgotten boolean DEFAULT false) LANGUAGE sql AS $$
+	INSERT INTO model.clock SELECT subject, at, forgotten FROM unnest(subjects) AS subject
 		ON CONFLICT (subject) DO UPDATE SET at = excluded.at, forgotten = excluded.forgotten
 $$;
 
--- Count an admitted call.
-CREATE PROCEDURE model.admit(policy model.policy, key text, cost bigint, request_id text,
-		answer tierlimit.decision) LANGUAGE sql AS $$
-	INSERT INTO model.call (subject, key, tier, at, requests, credits, request_id, answer)
-		VALUES (policy.subject, key, policy.tier, policy.at, 1, cost, request_id, answer)
+CREATE FUNCTION model.subjects(policies model.policy[]) RETURNS text[] LANGUAGE sql IMMUTABLE AS $$
+	SELECT array_agg(p.subject) FROM unnest(policies) p
+$$;
+
+-- Whose request_id it is.
+CREATE FUNCTION model.caller(policies model.policy[]) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+	SELECT coalesce('key ' || p.key, p.subject) FROM unnest(policies[cardinality(policies):]) p
+$$;
+
+-- Count an admitted call, for all of its subjects.
+CREATE PROCEDURE model.admit(policies model.policy[], cost bigint, request_id text, answer tierlimit.decision)
+	LANGUAGE sql AS $$
+	WITH c AS (INSERT INTO model.call (caller, subject, request_id, answer)
+		VALUES (model.caller(policies), (policies[cardinality(policies)]).subject, request_id, answer) RETURNING seq)
+	INSERT INTO model.charge (seq, subject, tier, at, requests, credits)
+		SELECT c.seq, p.subject, p.tier, model.at(policies), 1, cost FROM c, unnest(policies) p
+$$;
+
+-- One of the latest ids of who called.
+CREATE FUNCTION model.recent_id(policies model.policy[]) RETURNS text LANGUAGE sql VOLATILE AS $$
+	SELECT request_id FROM model.call c WHERE c.caller = model.caller(policies) AND request_id IS NOT NULL
+	ORDER BY seq DESC OFFSET floor(random() * 3) LIMIT 1
 $$;
 
 -- The call of a request that is counted yet, or has cost nothing: NULL if there is none.
-CREATE FUNCTION model.call_of(key text, request_id text, since timestamptz) RETURNS model.call LANGUAGE sql STABLE AS $$
-	SELECT c FROM model.call c
-	WHERE (c.key, c.request_id) = (call_of.key, call_of.request_id) AND c.at > since AND (c.requests > 0 OR c.credits > 0)
-	ORDER BY c.seq DESC LIMIT 1
+CREATE FUNCTION model.call_of(caller text, request_id text, since timestamptz) RETURNS model.request LANGUAGE sql STABLE AS $$
+	SELECT r FROM model.request r
+	WHERE (r.caller, r.request_id) = (call_of.caller, call_of.request_id) AND r.at > since AND (r.requests > 0 OR r.credits > 0)
+	ORDER BY r.seq DESC LIMIT 1
 $$;
 
 -- What is given back of an amount: as much as was counted of the key, or if there
@@ -279,10 +400,10 @@ BEGIN
 	END IF;
 	RETURN least(amount, (
 		SELECT coalesce(sum(CASE unit WHEN 'credits' THEN c.credits ELSE c.requests END), 0)
-		FROM model.call c
-		WHERE c.subject = policy.subject AND (given_back.key IS NULL OR c.key = given_back.key)
+		FROM model.charge c JOIN model.call USING (seq)
+		WHERE c.subject = policy.subject AND (given_back.key IS NULL OR caller = 'key ' || given_back.key)
 			AND c.at > policy.at - longest + CASE WHEN at_most THEN - margin ELSE margin END
-			AND c.at >= coalesce(running, '-infinity')));
+			AND (c.at >= coalesce(running, '-infinity') OR at_most AND policy.subject LIKE 'address %')));
 END
 $$;
 
@@ -291,27 +412,28 @@ CREATE TYPE model.units AS (
 	credits bigint
 );
 
--- What the log says that a key was given back so far.
-CREATE FUNCTION model.logged_back(key text) RETURNS model.units LANGUAGE sql VOLATILE AS $$
+-- What the log says that a key, or an address by its name, was given back so far.
+CREATE FUNCTION model.logged_back(name text) RETURNS model.units LANGUAGE sql VOLATILE AS $$
 	SELECT coalesce(sum(-l.requests), 0)::bigint, coalesce(sum(-l.credits), 0)::bigint
 	FROM tierlimit.request_log l
-	WHERE l.key = logged_back.key AND l.error_code = 0 AND (l.requests < 0 OR l.credits < 0)
+	WHERE CASE WHEN name ~ '[.:]' THEN l.key IS NULL AND l.ip <<= name::inet ELSE l.key = name END
+		AND l.error_code = 0 AND (l.requests < 0 OR l.credits < 0)
 $$;
 
--- Take units back of a key, or of all, newest first.
+-- Take units back of a subject's calls, newest first: those of a key, or of all.
 CREATE PROCEDURE model.refund(subject text, key text, cost bigint, requests bigint) LANGUAGE plpgsql AS $$
 DECLARE
-	call model.call;
+	call record;
 BEGIN
-	FOR call IN SELECT * FROM model.call c
-		WHERE c.subject = refund.subject AND (refund.key IS NULL OR c.key = refund.key)
-			AND (c.credits > 0 OR c.requests > 0) ORDER BY c.seq DESC
+	FOR call IN SELECT c.* FROM model.charge c JOIN model.call USING (seq)
+		WHERE c.subject = refund.subject AND (refund.key IS NULL OR caller = 'key ' || refund.key)
+			AND (c.credits > 0 OR c.requests > 0) ORDER BY c.at DESC, c.seq DESC
 	LOOP
 		EXIT WHEN cost = 0 AND requests = 0;
-		UPDATE model.call c
+		UPDATE model.charge c
 			SET credits = c.credits - least(cost, c.credits),
 				requests = c.requests - least(refund.requests, c.requests)
-			WHERE c.seq = call.seq;
+			WHERE (c.seq, c.subject) = (call.seq, call.subject);
 		cost := cost - least(cost, call.credits);
 		requests := requests - least(requests, call.requests);
 	END LOOP;
@@ -360,6 +482,10 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION model.secret(key text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+	SELECT 'secret of ' || key
+$$;
+
 -- A key comes, goes, or changes its tier or status.
 CREATE PROCEDURE model.change_key(key text, tier text) LANGUAGE plpgsql AS $$
 DECLARE
@@ -376,13 +502,14 @@ BEGIN
 		DELETE FROM tierlimit.api_key k WHERE k.name = key;
 		COMMIT;
 		-- what was counted for it is forgotten then
-		UPDATE model.call c SET requests = 0, credits = 0 WHERE c.subject = 'key ' || change_key.key;
+		UPDATE model.charge h SET requests = 0, credits = 0 WHERE h.subject = 'key ' || change_key.key;
 		at := greatest(current_setting('tierlimit.now')::timestamptz,
 			(SELECT c.at FROM model.clock c WHERE c.subject = 'key ' || change_key.key AND NOT c.forgotten));
-		CALL model.set_clock('key ' || key, at + interval '1 microsecond');
+		CALL model.set_clocks(ARRAY['key ' || key], at + interval '1 microsecond');
 	ELSE
-		INSERT INTO tierlimit.api_key (name, tier, account, billing_anchor, billing_timezone)
-			SELECT name, change_key.tier, account, anchor, timezone FROM model.caller WHERE name = key;
+		INSERT INTO tierlimit.api_key (name, tier, account, billing_anchor, billing_timezone, key_hash)
+			SELECT name, change_key.tier, account, anchor, timezone, sha256(model.secret(key)::bytea)
+			FROM model.caller WHERE name = key;
 	END IF;
 END
 $$;
@@ -403,8 +530,72 @@ BEGIN
 END
 $$;
 
--- Do random operations at random times, and compare.  The clock goes on by up to
--- pace at most times.  Not exact: windows may be fuller than they have slots, and
+-- A call that is counted: as check() knows it, or the gate.
+CREATE FUNCTION model.call(at_gate boolean, key text, tier text, ip inet, cost bigint, request_id text)
+	RETURNS tierlimit.decision LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+	answer tierlimit.decision;
+BEGIN
+	IF at_gate THEN
+		SELECT * INTO answer FROM tierlimit.authorize(model.secret(key), NULL, ip, cost, request_id);
+	ELSE
+		SELECT * INTO answer FROM tierlimit.check(key, tier, cost, NULL, request_id);
+	END IF;
+	RETURN answer;
+END
+$$;
+
+-- Give units back of a key, or of an address by its name; all if there is no number
+-- of requests.
+CREATE PROCEDURE model.give_back(name text, policies model.policy[], cost bigint, requests integer,
+		INOUT done text, INOUT got text, INOUT wanted text, INOUT is_right boolean, INOUT given model.units)
+	LANGUAGE plpgsql AS $$
+DECLARE
+	is_reset boolean := requests IS NULL;
+	-- a key's own calls; what comes from an address, whoever called
+	of_key text := CASE WHEN NOT is_reset THEN (policies[1]).key END;
+	before model.units := model.logged_back(name);
+	wanted_requests bigint := coalesce(requests, 9223372036854775807);
+	wanted_credits bigint := CASE WHEN is_reset THEN 9223372036854775807 ELSE cost END;
+	at_least model.units;
+	at_most model.units;
+	policy model.policy;
+BEGIN
+	IF is_reset THEN
+		done := format('reset(%L)', name);
+		got := NULL;
+		PERFORM tierlimit.reset(name);
+	ELSE
+		done := format('refund(%L, %s, %s)', name, cost, requests);
+		got := tierlimit.refund(name, cost, requests);
+	END IF;
+	PERFORM tierlimit.log_flush();
+	SELECT g.requests - before.requests AS requests, g.credits - before.credits AS credits
+		INTO given FROM model.logged_back(name) AS g;
+	at_least := (model.given_back(policies[1], of_key, 'requests', wanted_requests, false),
+		model.given_back(policies[1], of_key, 'credits', wanted_credits, false));
+	at_most := (model.given_back(policies[1], of_key, 'requests', wanted_requests, true),
+		model.given_back(policies[1], of_key, 'credits', wanted_credits, true));
+	wanted := concat_ws(' to ', at_least, at_most);
+	is_right := coalesce(got::bigint = given.credits, true)
+		AND given.requests BETWEEN at_least.requests AND at_most.requests
+		AND given.credits BETWEEN at_least.credits AND at_most.credits;
+	got := concat_ws(', ', got, given);
+	FOREACH policy IN ARRAY policies LOOP
+		IF is_reset THEN
+			UPDATE model.charge c SET requests = 0, credits = 0 WHERE c.subject = policy.subject;
+		ELSE
+			CALL model.refund(policy.subject, of_key, given.credits, given.requests);
+		END IF;
+		-- (whether who has no key may repeat a call that was given back unnamed is left open)
+		UPDATE model.call c SET request_id = NULL WHERE c.caller = policy.subject AND policy.key IS NULL;
+	END LOOP;
+END
+$$;
+
+-- Do random operations at random times, and compare.  Where there is a tier for
+-- addresses, these are asked for and given back as keys are.  The clock goes on by
+-- up to pace at most times.  Not exact: windows may be fuller than they have slots, and
 -- limits stay as they are.  Fillers: in between so many other keys are called,
 -- under the tier 'filler', to have memory full; the clock does not go back then,
 -- since it forgets denied calls along with their keys.
@@ -414,7 +605,11 @@ CREATE PROCEDURE model.play(seed integer, operations integer, pace interval, exa
 #variable_conflict use_variable
 DECLARE
 	callers text[] := ARRAY(SELECT c.name FROM model.caller c ORDER BY c.name);
-	tiers text[] := ARRAY(SELECT t.name FROM tierlimit.tier t WHERE t.name <> 'filler' ORDER BY t.name);
+	tiers text[] := ARRAY(SELECT t.name FROM tierlimit.tier t
+		WHERE t.name NOT IN ('filler', 'ip', 'anonymous') ORDER BY t.name);
+	ips inet[] := ARRAY(SELECT o.ip FROM model.origin o ORDER BY o.ip) || NULL::inet;
+	addresses text[] := model.addresses();
+	first integer := (SELECT coalesce(sum(p.operations), 0) FROM model.played p);
 	now timestamptz := greatest('2024-10-20 12:00:00+00', (SELECT max(until) FROM model.played),
 		(SELECT max(at) FROM model.clock));
 	back interval;
@@ -423,18 +618,19 @@ DECLARE
 	die float8;
 	key text;
 	tier text;
+	at_gate boolean;
+	ip inet;
+	name text;
 	cost bigint;
-	requests bigint;
 	is_reset boolean;
-	back_of text;
 	request_id text;
-	known model.call;
-	before model.units;
+	known model.request;
 	given model.units;
-	at_least model.units;
-	at_most model.units;
 	edge timestamptz;
+	policies model.policy[];
 	policy model.policy;
+	subjects text[];
+	at timestamptz;
 	answer tierlimit.decision;
 	expected tierlimit.decision;
 	expected_late tierlimit.decision;
@@ -457,7 +653,7 @@ BEGIN
 		CALL model.change_key(key, model.pick(tiers));
 	END LOOP;
 
-	FOR op IN 1 .. operations LOOP
+	FOR op IN first + 1 .. first + operations LOOP
 		-- the clock: as it was, on, on to where the last answer changes, back
 		die := random();
 		IF die < 0.70 THEN
@@ -494,13 +690,28 @@ BEGIN
 		tier := CASE WHEN random() < 0.3 THEN model.pick(tiers) END;
 		cost := model.some_cost();
 		die := random();
-		-- What counts or gives back comes later than what its subject did before, so
+		-- A call may come to the gate, with a secret or without; and of what is looked at
+		-- or given back, some is an address's.
+		at_gate := die >= 0.10 AND die < 0.78 AND random() < 0.4;
+		ip := CASE WHEN at_gate THEN model.pick(ips) END;
+		name := CASE WHEN die >= 0.78 AND random() < 0.3 THEN coalesce(model.pick(addresses), key) ELSE key END;
+		IF at_gate THEN
+			name := CASE WHEN random() < 0.75 THEN key END;
+			policies := model.policies_at_gate(name, ip, now);
+		ELSE
+			policies := model.policies_of(name, CASE WHEN die < 0.84 AND name = key THEN tier END, now);
+		END IF;
+		-- What counts or gives back comes later than what its subjects did before, so
 		-- that it is known which call is the newest.
 		IF die >= 0.10 AND (die < 0.78 OR die >= 0.84) THEN
-			now := greatest(now, (model.policy_of(key, tier, now)).at + interval '1 microsecond');
+			now := greatest(now, model.at(policies) + interval '1 microsecond');
 			PERFORM set_config('tierlimit.now', now::text, false);
+			policies := CASE WHEN at_gate THEN model.policies_at_gate(name, ip, now)
+				ELSE model.policies_of(name, CASE WHEN die < 0.84 THEN tier END, now) END;
 		END IF;
-		policy := model.policy_of(key, tier, now);
+		policy := policies[cardinality(policies)];
+		subjects := model.subjects(policies);
+		at := model.at(policies);
 		is_right := true;
 		got := NULL;
 
@@ -509,25 +720,25 @@ BEGIN
 			request_id := NULL;
 			known := NULL;
 			IF die >= 0.20 AND random() < 0.3 THEN
-				request_id := 'id ' || CASE WHEN random() < 0.5 THEN op ELSE op - floor(random() * 20)::integer END;
-				known := model.call_of(key, request_id, now - interval '10 minutes');
+				request_id := coalesce(CASE WHEN random() < 0.5 THEN model.recent_id(policies) END, 'id ' || op);
+				known := model.call_of(model.caller(policies), request_id, now - interval '10 minutes');
 				cost := coalesce((known.answer).cost, cost);
 			END IF;
-			expected := model.decide(key, tier, cost, now, false);
-			expected_late := CASE WHEN NOT exact THEN model.decide(key, tier, cost, now, true) END;
+			expected := model.decide(policies, cost, now, false);
+			expected_late := CASE WHEN NOT exact THEN model.decide(policies, cost, now, true) END;
 			IF die < 0.10 THEN
 				done := 'peek';
 				SELECT * INTO answer FROM tierlimit.peek(key, tier, cost);
 			ELSIF die < 0.20 THEN
-				done := 'check, rolled back';
+				done := 'rolled back';
 				BEGIN
-					SELECT * INTO answer FROM tierlimit.check(key, tier, cost);
+					answer := model.call(at_gate, name, tier, ip, cost, NULL);
 					RAISE no_data_found;
 				EXCEPTION WHEN no_data_found THEN
 				END;
 			ELSE
-				done := 'check';
-				SELECT * INTO answer FROM tierlimit.check(key, tier, cost, NULL, request_id);
+				done := 'call';
+				answer := model.call(at_gate, name, tier, ip, cost, request_id);
 			END IF;
 			is_right := model.is_right(answer, expected, expected_late);
 			IF known.seq IS NOT NULL AND policy.refusal = 0 THEN
@@ -539,89 +750,75 @@ BEGIN
 			got := answer;
 			wanted := concat_ws(' to ', expected, expected_late);
 			IF done <> 'peek' AND policy.refusal = 0 AND known.seq IS NULL THEN
-				CALL model.set_clock(policy.subject, policy.at);
+				CALL model.set_clocks(subjects, at);
 				IF answer.allowed THEN
-					CALL model.admit(policy, key, cost, request_id, answer);
+					CALL model.admit(policies, cost, request_id, answer);
 					admitted := admitted + 1;
 				ELSE
 					denied := denied + 1;
 					denied_late := denied_late + expected.allowed::integer;
 				END IF;
 			END IF;
-			done := format('%s(%L, %L, %s, %L)', done, key, tier, cost, request_id);
+			done := CASE WHEN at_gate THEN format('authorize, %s: %L, %L, %s, %L', done, name, ip, cost, request_id)
+				ELSE format('check, %s: %L, %L, %s, %L', done, key, tier, cost, request_id) END;
 
 		ELSIF die < 0.84 THEN
-			done := format('usage(%L, %L)', key, tier);
-			got := (SELECT string_agg(u::text, ' ') FROM tierlimit.usage(key, tier) u);
-			wanted := (SELECT string_agg(u::text, ' ') FROM model.usage(key, tier, now, false) u);
+			IF name <> key THEN
+				-- as one or the other, or both
+				tier := model.pick(ARRAY['ip', 'anonymous', NULL]);
+				policies := ARRAY(SELECT p FROM unnest(policies) p WHERE tier IS NULL OR p.tier = tier);
+			END IF;
+			done := format('usage(%L, %L)', name, tier);
+			got := (SELECT string_agg(u::text, ' ') FROM tierlimit.usage(name, tier) u);
+			wanted := (SELECT string_agg(u::text, ' ') FROM model.usage(policies, false) u);
 			IF exact THEN
 				is_right := got IS NOT DISTINCT FROM wanted;
 			ELSE
 				wanted := concat_ws(' to ', wanted,
-					(SELECT string_agg(u::text, ' ') FROM model.usage(key, tier, now, true) u));
+					(SELECT string_agg(u::text, ' ') FROM model.usage(policies, true) u));
 				is_right := (
 					SELECT coalesce(bool_and(coalesce(u.used BETWEEN l.used AND h.used, false)), true)
-					FROM tierlimit.usage(key, tier) u
-						FULL JOIN model.usage(key, tier, now, false) l USING (limit_name)
-						FULL JOIN model.usage(key, tier, now, true) h USING (limit_name));
+					FROM tierlimit.usage(name, tier) u
+						FULL JOIN model.usage(policies, false) l USING (limit_name)
+						FULL JOIN model.usage(policies, true) h USING (limit_name));
 			END IF;
 
 		ELSIF die < 0.865 THEN
-			policy := model.policy_of(key, NULL, now);
-			SELECT c.request_id INTO request_id FROM model.call c
-				WHERE c.key = key AND c.request_id IS NOT NULL ORDER BY c.seq DESC OFFSET floor(random() * 3) LIMIT 1;
-			CONTINUE WHEN request_id IS NULL;
-			known := model.call_of(key, request_id, now - interval '10 minutes');
+			request_id := model.recent_id(policies);
+			CONTINUE WHEN request_id IS NULL OR name <> key;
+			known := model.call_of(model.caller(policies), request_id, now - interval '10 minutes');
 			-- (that of another subject, or of a period that is over, is for other tests)
 			CONTINUE WHEN known.seq IS NOT NULL AND (known.subject <> policy.subject
 				OR known.credits > model.given_back(policy, key, 'credits', 9223372036854775807, false)
 				OR known.requests > model.given_back(policy, key, 'requests', 9223372036854775807, false));
 			CONTINUE WHEN known.seq IS NULL;
-			done := format('refund(%L, request_id => %L)', key, request_id);
-			got := tierlimit.refund(key, request_id => request_id);
+			-- (also later than what its address did before)
+			subjects := ARRAY(SELECT c.subject FROM model.charge c WHERE c.seq = known.seq);
+			-- (whether the address has all of a call back of which its key had a part already is
+			-- left open)
+			CONTINUE WHEN cardinality(subjects) > 1
+				AND (known.requests, known.credits) <> (1, (known.answer).cost);
+			now := (SELECT max(model.time_of(s, now)) + interval '1 microsecond' FROM unnest(subjects) s);
+			PERFORM set_config('tierlimit.now', now::text, false);
+			done := format('refund(%L, request_id => %L)', name, request_id);
+			got := tierlimit.refund(name, request_id => request_id);
 			PERFORM tierlimit.log_flush();
 			wanted := known.credits;
 			is_right := got = wanted;
-			UPDATE model.call c SET requests = 0, credits = 0 WHERE c.seq = known.seq;
-			CALL model.set_clock(policy.subject, policy.at + interval '1 microsecond');
+			-- wherever it was charged
+			UPDATE model.charge c SET requests = 0, credits = 0 WHERE c.seq = known.seq;
+			CALL model.set_clocks(subjects, now + interval '1 microsecond');
 
 		ELSIF die < 0.915 THEN
-			policy := model.policy_of(key, NULL, now);
-			before := model.logged_back(key);
 			-- no reset before the subject's time has come, which it would forget
-			is_reset := die >= 0.91 AND policy.at = now;
-			IF NOT is_reset THEN
-				requests := model.pick(ARRAY[0, 1, 1, 1, 2, 5, 50]);
-				done := format('refund(%L, %s, %s)', key, cost, requests);
-				got := tierlimit.refund(key, cost, requests::integer);
-			ELSE
-				done := format('reset(%L)', key);
-				requests := 9223372036854775807;
-				cost := 9223372036854775807;
-				PERFORM tierlimit.reset(key);
-			END IF;
-			PERFORM tierlimit.log_flush();
-			SELECT g.requests - before.requests AS requests, g.credits - before.credits AS credits
-				INTO given FROM model.logged_back(key) AS g;
-			back_of := CASE WHEN NOT is_reset THEN key END;
-			at_least := (model.given_back(policy, back_of, 'requests', requests, false), model.given_back(policy, back_of, 'credits', cost, false));
-			at_most := (model.given_back(policy, back_of, 'requests', requests, true), model.given_back(policy, back_of, 'credits', cost, true));
-			wanted := concat_ws(' to ', at_least, at_most);
-			is_right := coalesce(got::bigint = given.credits, true)
-				AND given.requests BETWEEN at_least.requests AND at_most.requests
-				AND given.credits BETWEEN at_least.credits AND at_most.credits;
-			got := concat_ws(', ', got, given);
-			IF is_reset THEN
-				UPDATE model.call c SET requests = 0, credits = 0 WHERE c.subject = policy.subject;
-			ELSE
-				CALL model.refund(policy.subject, back_of, given.credits, given.requests);
-			END IF;
+			is_reset := die >= 0.91 AND at = now;
+			CALL model.give_back(name, policies, cost,
+				CASE WHEN NOT is_reset THEN model.pick(ARRAY[0, 1, 1, 1, 2, 5, 50]) END, done, got, wanted, is_right, given);
 			-- what comes after something was given back comes later
 			IF given.requests <> 0 OR given.credits <> 0 OR is_reset THEN
-				policy.at := policy.at + interval '1 microsecond';
-				is_reset := false;
+				at := at + interval '1 microsecond';
 			END IF;
-			CALL model.set_clock(policy.subject, policy.at, is_reset);
+			CALL model.set_clocks(subjects, at);
 
 		ELSIF die < 0.97 THEN
 			done := format('change of key %L', key);
@@ -641,8 +838,51 @@ BEGIN
 			COMMIT;
 		END IF;
 	END LOOP;
-	INSERT INTO model.played VALUES (now);
+	INSERT INTO model.played VALUES (now, operations);
 	RAISE NOTICE '% admitted, % denied, % of them late', admitted, denied, denied_late;
+END
+$$;
+
+-- What usage() and peek() answer otherwise than the model, of keys under any tier and
+-- of addresses, when the play has ended.  It changes nothing, so it serves on a
+-- standby.
+CREATE FUNCTION model.differences() RETURNS SETOF text LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+	now timestamptz := greatest((SELECT max(until) FROM model.played), (SELECT max(at) FROM model.clock));
+BEGIN
+	PERFORM set_config('tierlimit.now', now::text, false);
+	RETURN QUERY
+		WITH asked (name, tier) AS (
+			SELECT c.name, t.name FROM model.caller c, (SELECT t.name FROM tierlimit.tier t UNION ALL SELECT NULL) t
+			UNION ALL SELECT a, NULL FROM unnest(model.addresses()) a)
+		SELECT format('%s is %s, not %s', what, got, wanted)
+		FROM (
+			SELECT format('usage(%L, %L)', name, tier) AS what,
+				(SELECT string_agg(u::text, ' ') FROM tierlimit.usage(name, tier) u) AS got,
+				(SELECT string_agg(u::text, ' ') FROM model.usage(model.policies_of(name, tier, now), false) u) AS wanted
+			FROM asked
+			UNION ALL SELECT format('peek(%L, %L, %s)', name, tier, cost),
+				(SELECT d::text FROM tierlimit.peek(name, tier, cost) d),
+				model.decide(model.policies_of(name, tier, now), cost, now, false)::text
+			FROM asked, (VALUES (1::bigint), (7)) AS c (cost) WHERE name !~ '[.:]') AS answers
+		WHERE got IS DISTINCT FROM wanted;
+END
+$$;
+
+-- Have the latest requests of keys repeated: how many were answered again, as it was
+-- said at first, of how many that are known yet.
+CREATE FUNCTION model.repeated(OUT answered bigint, OUT known bigint) LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+	now timestamptz := greatest((SELECT max(until) FROM model.played), (SELECT max(at) FROM model.clock));
+BEGIN
+	PERFORM set_config('tierlimit.now', now::text, false);
+	SELECT count(*) FILTER (WHERE d.allowed AND d.repeated AND d.decided_at = (r.answer).decided_at AND d.cost = (r.answer).cost),
+		count(*) INTO answered, known
+	FROM (SELECT DISTINCT caller, request_id FROM model.call WHERE caller LIKE 'key %' AND request_id IS NOT NULL) AS i,
+		model.call_of(caller, request_id, now - interval '10 minutes') r
+		JOIN tierlimit.api_key k ON k.status = 'active' AND r.caller = 'key ' || k.name,
+		tierlimit.check(k.name, NULL, (r.answer).cost, NULL, r.request_id) d
+	WHERE r.seq IS NOT NULL;
 END
 $$;
 
@@ -658,8 +898,9 @@ BEGIN
 			SELECT c.tier, u.units, sum(u.units) OVER (PARTITION BY c.subject ORDER BY c.seq)
 				- coalesce(sum(u.units) OVER (PARTITION BY c.subject ORDER BY c.at
 					RANGE BETWEEN UNBOUNDED PRECEDING AND l.period PRECEDING), 0) AS used
-			FROM model.call c,
+			FROM model.charge c,
 				LATERAL (SELECT CASE l.unit WHEN 'credits' THEN c.credits ELSE c.requests END) AS u (units)) AS calls
 		WHERE calls.tier = l.tier AND calls.units > 0 AND calls.used > l.max);
 END
 $$;
+

@@ -242,6 +242,7 @@ rebuild_windows(RebuiltWindows *rebuilt, CallSubject *part, Clock clock,
 		   log.sums[log.count - 1].at >= until)
 		log.count--;
 	memset(&rebuilt->blocks, 0, sizeof(PrivateBlocks));
+	rebuilt->rows = log.count;
 	rebuilt->clock = rebuild_bring_home(&log, now, &rebuilt->any_later);
 	if (rebuilt->clock > now)
 	{
@@ -399,6 +400,7 @@ fill_claimed(CallSubject *part, Clock clock)
 	LogQueue   *queue = NULL;
 	LogRow		row;
 	InstallResult result;
+	TimestampTz since = GetCurrentTimestamp();
 
 	log_wait_written(claim_log_position(name));
 	clock = clock_read_again(clock);
@@ -417,6 +419,9 @@ fill_claimed(CallSubject *part, Clock clock)
 		else if (result == LACKS_LOG)
 			log_wait_for_room(queue, &row);
 	} while (result != INSTALLED);
+	elog(DEBUG1, "tierlimit: \"%.*s\" was filled from %d rows and sums of the request log in %.1f ms",
+		 name->length, name->name, rebuilt.rows,
+		 (GetCurrentTimestamp() - since) / 1000.0);
 	rebuild_done(&rebuilt);
 }
 

@@ -40,6 +40,7 @@ typedef struct RebuiltWindows
 	PrivateBlocks blocks;
 	SubjectWindow windows[MAX_WINDOWS];
 	TimestampTz clock;			/* after what was read; DT_NOBEGIN: nothing */
+	int			rows;			/* that were read, or sums of some */
 	bool		any_later;		/* rows were later than it could be then */
 } RebuiltWindows;
 

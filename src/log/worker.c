@@ -473,7 +473,9 @@ tierlimit_worker_main(Datum number)
 
 	/* Before this, there is no error handling that a cancel could end in. */
 	pqsignal(SIGTERM, handle_sigterm);
+	elog(DEBUG1, "tierlimit log writer has started");
 	work();
+	elog(DEBUG1, "tierlimit log writer leaves");
 	if (queue == NULL)
 		return;
 	queue_close(queue);

@@ -305,6 +305,33 @@ subject_is_ahead(const Subject *subject, Clock clock)
 		subject->clock - CLOCK_TOLERANCE > clock_read_again(clock).now;
 }
 
+int
+subject_count_windows(const Subject *subject)
+{
+	int			count = 0;
+
+	for (SubjectWindow *window = subject_window_at(subject->windows);
+		 window != NULL; window = subject_window_at(window->next))
+		count++;
+	return count;
+}
+
+/* Bytes that do not fit into the subject's own block have further ones. */
+uint32
+subject_count_blocks(const Subject *subject)
+{
+	uint32		blocks = 1;
+
+	for (BlockNo at = subject->name_rest; at != NO_BLOCK; at = bytes_at(at)->next)
+		blocks++;
+	for (BlockNo at = subject->record; at != NO_BLOCK; at = bytes_at(at)->next)
+		blocks++;
+	for (SubjectWindow *window = subject_window_at(subject->windows);
+		 window != NULL; window = subject_window_at(window->next))
+		blocks += 1 + window_blocks(&window->window, store->blocks);
+	return blocks;
+}
+
 TimestampTz
 subject_empty_at(const Subject *subject)
 {

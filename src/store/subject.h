@@ -133,6 +133,10 @@ extern bool subject_is_ahead(const Subject *subject, Clock clock);
 /* From when on none of its windows counts anything; INT64_MIN: already. */
 extern TimestampTz subject_empty_at(const Subject *subject);
 
+/* How many windows it has, and blocks in all. */
+extern int	subject_count_windows(const Subject *subject);
+extern uint32 subject_count_blocks(const Subject *subject);
+
 /*
  * Replace what is kept as the subject's record; takes up to record_blocks()
  * blocks.  Length is 0 if state is not RECORD_PRESENT.

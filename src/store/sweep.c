@@ -217,6 +217,7 @@ sweep_around(Sweep *sweep)
 		CHECK_FOR_INTERRUPTS();
 	}
 	pg_atomic_write_u32(&store->sweep_hand, (first + i) % slices);
+	elog(DEBUG1, "tierlimit: a sweep has freed %u blocks", sweep->freed);
 }
 
 bool

@@ -11,6 +11,10 @@ SELECT allowed FROM tierlimit.check(NULL);
 SELECT allowed FROM tierlimit.peek('s', 'free');
 SELECT tierlimit.refund('s');
 SELECT checks, admitted, denied, refunds, evictions, stats_reset > '2026-01-01' AS reset FROM tierlimit.stat;
+SELECT * FROM tierlimit.memory WHERE subject = 'nobody of that name';
+SELECT subject, kind, windows, blocks > windows AS blocks, clock, log_position > 0 AS logged, claimed
+	FROM tierlimit.memory WHERE subject = 's';
+SELECT count(*) FROM tierlimit.memory WHERE kind = 'secret' AND subject IS NOT NULL;
 SELECT keys > 0 AS keys, memory_used BETWEEN 1 AND memory_total AS memory_used,
 	memory_total = pg_size_bytes(current_setting('tierlimit.memory')) AS memory_total
 FROM tierlimit.stat;

@@ -17,7 +17,7 @@ use TierlimitTest;
 my $seed = $ENV{TIERLIMIT_SEED} // 1;
 note "TIERLIMIT_SEED=$seed";
 
-my $node = start_node(<<'CONF');
+my $node = start_node(<<'CONF', allows_streaming => 1);
 tierlimit.window_slots = 4096
 timezone = 'UTC'
 # the play is in 2024
@@ -86,6 +86,21 @@ FROM (VALUES ('free', 0.5), ('pro', 1), ('trial', 0.3), ('shadow', 1)) AS t (tie
 	('this month',  '1 month',             'calendar', 'requests', 1000, true,  NULL)
 ) AS l (name, period, kind, unit, max, enforce, error_code);
 SQL
+
+# A call that comes to the gate is charged to its address as well, and one without
+# a key to who that may be.
+$same_windows .= <<'SQL';
+INSERT INTO tierlimit.tier VALUES ('ip'), ('anonymous');
+INSERT INTO tierlimit.tier_limit (tier, name, period, kind, unit, max, enforce, error_code) VALUES
+	('ip',        'burst',     '10 seconds', 'sliding',  'requests',   4, true,  NULL),
+	('ip',        'minute',    '1 minute',   'sliding',  'credits',   30, true,  NULL),
+	('ip',        'hour',      '1 hour',     'sliding',  'requests', 100, true,  1008),
+	('ip',        'this hour', '1 hour',     'calendar', 'requests',  90, false, NULL),
+	('ip',        'today',     '1 day',      'calendar', 'credits',  700, true,  NULL),
+	('anonymous', 'minute',    '1 minute',   'sliding',  'requests',   4, true,  NULL),
+	('anonymous', 'this hour', '1 hour',     'calendar', 'credits',   60, true,  NULL),
+	('anonymous', 'day',       '1 day',      'sliding',  'requests', 120, true,  NULL);
+SQL
 play('same_windows', $same_windows, "6000, '1000 s', true");
 
 # Windows come and go with the tiers.
@@ -118,6 +133,30 @@ for my $round (1 .. 3)
 	$node->start;
 	go_on('restarts', ($seed + $round) % 2**31, "700, '1000 s', true");
 }
+
+#
+# ... when a standby takes over, which has known all of it from the log before, ...
+#
+
+play('promoted', $same_windows, "700, '1000 s', true");
+for my $round (1 .. 2)
+{
+	my $standby = PostgreSQL::Test::Cluster->new("standby_$round");
+
+	$node->backup("backup_$round");
+	$standby->init_from_backup($node, "backup_$round", has_streaming => 1);
+	$standby->start;
+	go_on('promoted', ($seed + 3 + $round) % 2**31, "700, '10 s', true");
+	sql('SELECT tierlimit.log_flush()', 'promoted');
+	$node->wait_for_catchup($standby, 'replay', $node->lsn('insert'));
+	is($standby->safe_psql('promoted', 'SELECT * FROM model.differences()'), '', 'promoted: the standby answers the same');
+	$node->stop('immediate');
+	$standby->promote;
+	$node = use_node($standby);
+	is(sql('SELECT * FROM model.differences()', 'promoted'), '', 'promoted: so it does when it is promoted');
+	like(sql('SELECT * FROM model.repeated()', 'promoted'), qr/^([1-9]\d*)\|\1$/, 'promoted: requests of before are known');
+}
+go_on('promoted', ($seed + 6) % 2**31, "700, '1000 s', true");
 
 #
 # ... and when others need the memory all the time.
