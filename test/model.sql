@@ -843,8 +843,8 @@ BEGIN
 END
 $$;
 
--- What usage() and peek() answer otherwise than the model, of keys under any tier and
--- of addresses, when the play has ended.  It changes nothing, so it serves on a
+-- What usage() and peek() answer otherwise than the model, of keys under any tier of
+-- theirs and of addresses, when the play has ended.  It changes nothing, so it serves on a
 -- standby.
 CREATE FUNCTION model.differences() RETURNS SETOF text LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -853,7 +853,8 @@ BEGIN
 	PERFORM set_config('tierlimit.now', now::text, false);
 	RETURN QUERY
 		WITH asked (name, tier) AS (
-			SELECT c.name, t.name FROM model.caller c, (SELECT t.name FROM tierlimit.tier t UNION ALL SELECT NULL) t
+			SELECT c.name, t.name FROM model.caller c, 
+				(SELECT t.name FROM tierlimit.tier t WHERE t.name NOT IN ('ip', 'anonymous') UNION ALL SELECT NULL) t
 			UNION ALL SELECT a, NULL FROM unnest(model.addresses()) a)
 		SELECT format('%s is %s, not %s', what, got, wanted)
 		FROM (

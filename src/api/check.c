@@ -388,11 +388,10 @@ tierlimit_reset_1_0(PG_FUNCTION_ARGS)
 static void
 put_usage(ReturnSetInfo *result, const TierLimit *limit, LimitUse use)
 {
-	bool		calendar = limit->kind == WINDOW_CALENDAR;
 	Datum		values[] = {
 		limit->name,
-		CStringGetTextDatum(limit->unit == UNIT_CREDITS ? "credits" : "requests"),
-		CStringGetTextDatum(calendar ? "calendar" : "sliding"),
+		CStringGetTextDatum(tiers_unit_names[limit->unit]),
+		CStringGetTextDatum(tiers_kind_names[limit->kind]),
 		IntervalPGetDatum(&limit->period),
 		Int64GetDatum(limit->max),
 		Int64GetDatum(use.used),

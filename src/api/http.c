@@ -24,6 +24,7 @@
 #include "postgres.h"
 
 #include "base/compat.h"
+#include "base/elapsed.h"
 #include "fmgr.h"
 #include "limit/decision.h"
 #include "store/clock.h"
@@ -258,12 +259,6 @@ find_limit(const Row *row)
 						may_govern(address, row)))
 		return address;
 	return own;
-}
-
-static int64
-seconds_rounded_up(int64 us)
-{
-	return (us + USECS_PER_SEC - 1) / USECS_PER_SEC;
 }
 
 /* The nominal length of a period, as extract(epoch) has it. */

@@ -67,8 +67,7 @@ copy_partition(uint64 partition, InstallationId here, MemoryRow *rows, int room)
 		{
 			const Subject *subject = subject_at(at);
 
-			if (subject->installation.database != here.database ||
-				subject->installation.extension_id != here.extension_id)
+			if (!installation_is(subject->installation, here))
 				continue;
 			if (count < room)
 				copy_subject(&rows[count], subject);

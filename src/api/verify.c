@@ -119,7 +119,7 @@ limit_name(const WindowId *id, const text *tier_name)
 			return tier->limits[i].name;
 	return CStringGetTextDatum(psprintf("%lld s, %s",
 										(long long) (id->period / USECS_PER_SEC),
-										id->unit == UNIT_CREDITS ? "credits" : "requests"));
+										tiers_unit_names[id->unit]));
 }
 
 static void
@@ -262,8 +262,7 @@ find_names(uint64 partition, InstallationId here, Found *found, int room)
 		{
 			const Subject *subject = subject_at(at);
 
-			if (subject->installation.database != here.database ||
-				subject->installation.extension_id != here.extension_id ||
+			if (!installation_is(subject->installation, here) ||
 				subject->windows == NO_BLOCK)
 				continue;
 			found[count].kind = (SubjectKind) subject->kind;

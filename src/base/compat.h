@@ -9,6 +9,7 @@
 #ifndef TIERLIMIT_COMPAT_H
 #define TIERLIMIT_COMPAT_H
 
+#include "port/atomics.h"
 #include "utils/datetime.h"
 #include "utils/jsonb.h"
 #include "utils/wait_event.h"
@@ -26,6 +27,20 @@ prefetch(const void *at)
 {
 #ifdef __GNUC__
 	__builtin_prefetch(at);
+#endif
+}
+
+/* Raise a value to another, unless it is larger; 17 has a function for it. */
+static inline void
+atomic_raise_u64(volatile pg_atomic_uint64 *value, uint64 to)
+{
+#if PG_VERSION_NUM >= 170000
+	(void) pg_atomic_monotonic_advance_u64(value, to);
+#else
+	uint64		now = pg_atomic_read_u64(value);
+
+	while (now < to && !pg_atomic_compare_exchange_u64(value, &now, to))
+		;
 #endif
 }
 

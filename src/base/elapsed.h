@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * elapsed.h
- *		Whether an interval of the server's clock is over.
+ *		Intervals of the server's clock.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,6 +15,13 @@ static inline bool
 has_passed(TimestampTz since, TimestampTz now, int64 interval)
 {
 	return now < since || now - since > interval;
+}
+
+/* Whole seconds of an interval in microseconds. */
+static inline int64
+seconds_rounded_up(int64 us)
+{
+	return (us + USECS_PER_SEC - 1) / USECS_PER_SEC;
 }
 
 #endif							/* TIERLIMIT_ELAPSED_H */

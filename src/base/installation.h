@@ -20,6 +20,12 @@ typedef struct InstallationId
 	Oid			extension_id;
 } InstallationId;
 
+static inline bool
+installation_is(InstallationId a, InstallationId b)
+{
+	return a.database == b.database && a.extension_id == b.extension_id;
+}
+
 /* An installation, and what else is looked up with it. */
 typedef struct Installation
 {

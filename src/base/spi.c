@@ -254,7 +254,7 @@ spi_run_log(SpiReading *reading, SpiStatement *query, LogDays days, Datum *args)
 }
 
 uint64
-spi_write(SpiStatement *statement, Datum *args, const char *nulls)
+spi_write(SpiStatement *statement, Datum *args)
 {
 	Oid			caller;
 	int			caller_security;
@@ -262,7 +262,7 @@ spi_write(SpiStatement *statement, Datum *args, const char *nulls)
 
 	SPI_connect();
 	become_owner(&caller, &caller_security);
-	if (SPI_execute_plan(plan_of(statement), args, nulls, false, 0) < 0)
+	if (SPI_execute_plan(plan_of(statement), args, NULL, false, 0) < 0)
 		elog(ERROR, "could not run statement: %s", statement->text);
 	rows = SPI_processed;
 	SetUserIdAndSecContext(caller, caller_security);

@@ -61,11 +61,9 @@ extern void spi_run_log(SpiReading *reading, SpiStatement *query, LogDays days,
 extern void spi_end(SpiReading *reading);
 
 /*
- * Run a statement that changes tables, as their owner, in a transaction of
- * the log's worker; returns the number of rows.  nulls are as for SPI.
+ * Run a statement that changes tables, as their owner; returns the number of rows.
  */
-extern uint64 spi_write(SpiStatement *statement, Datum *args,
-						const char *nulls);
+extern uint64 spi_write(SpiStatement *statement, Datum *args);
 
 /* The day of a time. */
 extern int32 spi_day(TimestampTz at);

@@ -375,8 +375,8 @@ forget_key(text *key, text *tier)
 		PointerGetDatum(tier)
 	};
 
-	spi_write(&forget_statement, args, NULL);
-	spi_write(&unsum_statement, args, NULL);
+	spi_write(&forget_statement, args);
+	spi_write(&unsum_statement, args);
 }
 
 static void

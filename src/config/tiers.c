@@ -175,14 +175,24 @@ copy_text(int row, int column, MemoryContext context)
 	return value;
 }
 
+const char *const tiers_unit_names[] = {
+	[UNIT_REQUESTS] = "requests",
+	[UNIT_CREDITS] = "credits"
+};
+
+const char *const tiers_kind_names[] = {
+	[WINDOW_SLIDING] = "sliding",
+	[WINDOW_CALENDAR] = "calendar"
+};
+
 /* "NULL = by period", but those of addresses have a code of their own. */
 static int32
 default_error_code(const char *tier, int64 period_us)
 {
 	if (strcmp(tier, ADDRESS_TIER) == 0)
-		return 1011;
-	return period_us <= USECS_PER_HOUR ? 1008
-		: period_us <= USECS_PER_DAY ? 1009 : 1010;
+		return ERROR_ADDRESS_LIMIT;
+	return period_us <= USECS_PER_HOUR ? ERROR_MINUTE_LIMIT
+		: period_us <= USECS_PER_DAY ? ERROR_DAILY_LIMIT : ERROR_MONTHLY_LIMIT;
 }
 
 static TierLimit
@@ -192,9 +202,9 @@ read_limit(int row, MemoryContext context)
 	Interval   *period = DatumGetIntervalP(spi_value(row, 5, (Datum) 0));
 
 	limit.name = copy_text(row, 2, context);
-	limit.kind = strcmp(spi_string(row, 3), "calendar") == 0
+	limit.kind = strcmp(spi_string(row, 3), tiers_kind_names[WINDOW_CALENDAR]) == 0
 		? WINDOW_CALENDAR : WINDOW_SLIDING;
-	limit.unit = strcmp(spi_string(row, 4), "credits") == 0
+	limit.unit = strcmp(spi_string(row, 4), tiers_unit_names[UNIT_CREDITS]) == 0
 		? UNIT_CREDITS : UNIT_REQUESTS;
 	limit.period = *period;
 	limit.period_us = period->time +
@@ -593,7 +603,7 @@ tiers_error_code(int32 code)
 	if (entry != NULL)
 		return *entry;
 
-	unknown.http_status = code >= 1008 ? 429 : 403;
+	unknown.http_status = code >= ERROR_MINUTE_LIMIT ? 429 : 403;
 	unknown.name = PointerGetDatum(cstring_to_text(psprintf("ERROR_%d", code)));
 	unknown.message = PointerGetDatum(cstring_to_text("The request was refused."));
 	return unknown;

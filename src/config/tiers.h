@@ -19,6 +19,10 @@ typedef enum Unit
 	UNIT_CREDITS				/* a call counts its cost */
 } Unit;
 
+/* By Unit, and by WindowKind: as the tables have them. */
+extern const char *const tiers_unit_names[];
+extern const char *const tiers_kind_names[];
+
 /* The tier whose limits are those of addresses; and of calls without a key. */
 #define ADDRESS_TIER "ip"
 #define ANONYMOUS_TIER "anonymous"
@@ -53,6 +57,21 @@ typedef struct Tier
 	TierLimit  *limits;			/* nwindows of them */
 	PatternSet *endpoints;		/* that it includes; NULL: all */
 } Tier;
+
+/* The codes of refusals that are not about a limit. */
+#define ERROR_KEY_INVALID 1001
+#define ERROR_KEY_MISSING 1002
+#define ERROR_PAYMENT_REQUIRED 1003
+#define ERROR_PAYMENT_EXPIRED 1004
+#define ERROR_KEY_REQUIRED 1005
+#define ERROR_NOT_AUTHORIZED 1006
+#define ERROR_KEY_DISABLED 1007
+
+/* ... and of those that are: the first of all that are answered with 429. */
+#define ERROR_MINUTE_LIMIT 1008
+#define ERROR_DAILY_LIMIT 1009
+#define ERROR_MONTHLY_LIMIT 1010
+#define ERROR_ADDRESS_LIMIT 1011
 
 typedef struct ErrorCode
 {

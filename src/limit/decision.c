@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "base/elapsed.h"
 #include "limit/decision.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -45,8 +46,7 @@ retry_after(const Verdict *verdict, TimestampTz expires_at)
 	if (verdict->free_at == WINDOW_NEVER ||
 		!IS_VALID_TIMESTAMP(verdict->free_at))
 		return 0;
-	seconds = Max((verdict->free_at - verdict->asked_at + USECS_PER_SEC - 1)
-				  / USECS_PER_SEC, 1);
+	seconds = Max(seconds_rounded_up(verdict->free_at - verdict->asked_at), 1);
 	if (seconds > PG_INT32_MAX ||
 		verdict->asked_at + seconds * USECS_PER_SEC >= expires_at)
 		return 0;

@@ -63,11 +63,7 @@ advance_subject(Subject *subject, Clock clock, BlockList *spare)
 	for (window = subject_window_at(subject->windows); window != NULL;
 		 window = subject_window_at(window->next))
 		window_advance(&window->window, spare, clock.now);
-	if (clock.now > subject->clock)
-	{
-		subject->clock = clock.now;
-		subject->clock_source = clock.source;
-	}
+	subject_move_clock(subject, clock);
 }
 
 /* Step 3: how many blocks counting the call may take. */

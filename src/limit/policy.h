@@ -12,15 +12,6 @@
 #include "limit/charge.h"
 #include "utils/inet.h"
 
-/* The codes of refusals that are not about a limit. */
-#define ERROR_KEY_INVALID 1001
-#define ERROR_KEY_MISSING 1002
-#define ERROR_PAYMENT_REQUIRED 1003
-#define ERROR_PAYMENT_EXPIRED 1004
-#define ERROR_KEY_REQUIRED 1005
-#define ERROR_NOT_AUTHORIZED 1006
-#define ERROR_KEY_DISABLED 1007
-
 /*
  * What applies to a key.  Parts point to each other, so it must not be copied;
  * it is valid until tiers_refresh() is called again.

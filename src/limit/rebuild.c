@@ -362,11 +362,7 @@ try_install(CallSubject *part, const RebuiltWindows *rebuilt, Clock clock, LogQu
 	else
 	{
 		install(part, rebuilt, &spare);
-		if (clock.now > part->subject->clock)
-		{
-			part->subject->clock = clock.now;
-			part->subject->clock_source = clock.source;
-		}
+		subject_move_clock(part->subject, clock);
 		if (rebuilt->clock != DT_NOBEGIN)
 			store_stats(name->hash)->rebuilds++;
 		if (queue != NULL)

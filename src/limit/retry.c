@@ -185,8 +185,8 @@ current_epoch(void)
 static inline bool
 is_of_installation(const KnownInstallation *known, InstallationId installation)
 {
-	return known->since != 0 && known->installation.database == installation.database &&
-		known->installation.extension_id == installation.extension_id;
+	return known->since != 0 &&
+		installation_is(known->installation, installation);
 }
 
 /*

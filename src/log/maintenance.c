@@ -116,7 +116,7 @@ maintenance_summed_until(void)
 
 	if (read_summed_until(&summed_until))
 		return summed_until;
-	spi_write(&make_state, NULL, NULL);
+	spi_write(&make_state, NULL);
 	CommandCounterIncrement();
 	if (!read_summed_until(&summed_until))
 		elog(ERROR, "tierlimit.log_state is empty");
@@ -135,7 +135,7 @@ static void
 keep_up_partitions(TimestampTz now)
 {
 	maintenance.partitions_due = now + RETRY_PAUSE;
-	if (spi_write(&add_partitions, NULL, NULL) > 0)
+	if (spi_write(&add_partitions, NULL) > 0)
 		maintenance.partitions_due = now;
 	else
 		maintenance.partitions_due = now + MAINTENANCE_PAUSE;
@@ -165,7 +165,7 @@ sum_up(TimestampTz now)
 		until -= until % USECS_PER_MINUTE;	/* sums of minutes are of whole
 											 * ones */
 		arg = TimestampTzGetDatum(until);
-		spi_write(&sum_log, &arg, NULL);
+		spi_write(&sum_log, &arg);
 		took = GetCurrentTimestamp() - now;
 		if (took < STEP_GOAL / 2)
 			maintenance.step = Min(maintenance.step * 2, LONGEST_STEP);
@@ -184,7 +184,7 @@ drop_old(TimestampTz now)
 
 	maintenance.drops_due = now + RETRY_PAUSE;
 	retention.time = tierlimit_log_retention * USECS_PER_MINUTE;
-	if (spi_write(&drop_old_log, &arg, NULL) > 0)
+	if (spi_write(&drop_old_log, &arg) > 0)
 		maintenance.drops_due = now;
 	else
 		maintenance.drops_due = now + MAINTENANCE_PAUSE;

@@ -378,7 +378,7 @@ insert_batch(void)
 	MemoryContextSwitchTo(old);
 
 	maintenance_prepare();
-	spi_write(&insert_rows, args, NULL);
+	spi_write(&insert_rows, args);
 	/* It may have waited for DROP EXTENSION, and found the next one's table. */
 	if (is_gone(batch->extension_id))
 		ereport(ERROR,
@@ -387,7 +387,7 @@ insert_batch(void)
 	summed_until = maintenance_summed_until();
 	args[LOG_COLUMNS] = TimestampTzGetDatum(summed_until);
 	if (any_before(summed_until))
-		spi_write(&sum_late_rows, args, NULL);
+		spi_write(&sum_late_rows, args);
 }
 
 /* Bring rows that are later than a time to another; see LOG_REDATES. */
@@ -399,7 +399,7 @@ redate(const LogRow *row)
 		TimestampTzGetDatum(row->at)
 	};
 
-	spi_write(&redate_rows, args, NULL);
+	spi_write(&redate_rows, args);
 }
 
 void

@@ -30,6 +30,7 @@
 #include "postgres.h"
 
 #include "access/transam.h"
+#include "base/compat.h"
 #include "base/settings.h"
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
@@ -170,21 +171,10 @@ store_stats(uint64 hash)
 	return &store->partitions[partition_of(hash)].stats;
 }
 
-/* Times, and positions, only go on. */
-static void
-raise_to(pg_atomic_uint64 *value, int64 to)
-{
-	uint64		now = pg_atomic_read_u64(value);
-
-	while ((int64) now < to &&
-		   !pg_atomic_compare_exchange_u64(value, &now, (uint64) to))
-		;
-}
-
 void
 store_note_address(uint64 position)
 {
-	raise_to(&store->address_position, (int64) position);
+	atomic_raise_u64(&store->address_position, position);
 }
 
 StoreTotals

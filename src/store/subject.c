@@ -135,8 +135,7 @@ subject_is(const Subject *subject, const SubjectName *name)
 	return subject->tag == (uint32) (name->hash >> 32) &&
 		subject->name_length == name->length &&
 		subject->kind == name->kind &&
-		subject->installation.database == name->installation.database &&
-		subject->installation.extension_id == name->installation.extension_id &&
+		installation_is(subject->installation, name->installation) &&
 		memcmp(subject->bytes, name->name, here) == 0 &&
 		bytes_equal(subject->name_rest, name->name + here,
 					name->length - here);

@@ -154,4 +154,15 @@ subject_at(BlockNo block)
 	return (Subject *) &store->blocks[block];
 }
 
+/* Time goes on for a subject, never back. */
+static inline void
+subject_move_clock(Subject *subject, Clock clock)
+{
+	if (clock.now > subject->clock)
+	{
+		subject->clock = clock.now;
+		subject->clock_source = clock.source;
+	}
+}
+
 #endif							/* TIERLIMIT_SUBJECT_H */

@@ -204,7 +204,6 @@ window_add(Window *window, BlockList *spare, Moment moment, int64_t amount)
 		assert(moment.current.end > moment.now);
 		calendar->used = calendar_used(calendar, moment.current) + amount;
 		calendar->span = moment.current;
-		calendar->last = moment.now;
 	}
 }
 

@@ -47,7 +47,6 @@ typedef struct SlidingWindow
 typedef struct CalendarWindow
 {
 	Span		span;			/* the period that used belongs to */
-	int64_t		last;			/* time of the newest charge */
 	int64_t		used;
 	int64_t		period;			/* what its owner tells it from others by; */
 	uint64_t	phase;			/* nothing here looks at these */

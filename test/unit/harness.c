@@ -101,13 +101,13 @@ pool_init(void)
 		free_blocks[free_count++] = number;
 }
 
-/* A purse with so many blocks. */
-static Purse
+/* A spare with so many blocks. */
+static BlockList
 lend(Harness *harness, uint32_t count)
 {
-	Purse		purse = {.base = pool};
+	BlockList		spare = {.base = pool};
 
-	while (purse.count < count)
+	while (spare.count < count)
 	{
 		BlockNo		number;
 
@@ -118,27 +118,27 @@ lend(Harness *harness, uint32_t count)
 		memset(&pool[number], BYTE_LENT, sizeof(MemoryBlock));
 		in_use[number] = true;
 		harness->blocks++;
-		purse_put(&purse, number);
+		blocklist_put(&spare, number);
 	}
-	return purse;
+	return spare;
 }
 
 /*
- * Take the purse back: what is in it now must have been in it before or in the
+ * Take the spare back: what is in it now must have been in it before or in the
  * window, and the window has all the rest.
  */
 static void
-settle(Harness *harness, Purse *purse)
+settle(Harness *harness, BlockList *spare)
 {
 	static BlockNo chain[MAX_BLOCKS];
 	uint32_t	length = 0;
 
-	require(purse->count <= harness->blocks,
-			"more was taken from the purse than was in it");
+	require(spare->count <= harness->blocks,
+			"more was taken from the spare than was in it");
 	require(filled_with(NO_BLOCK, 0), "block 0 was written to");
-	while (purse->count > 0)
+	while (spare->count > 0)
 	{
-		BlockNo		number = purse_take(purse);
+		BlockNo		number = blocklist_take(spare);
 
 		require(number > NO_BLOCK && number < MAX_BLOCKS && in_use[number],
 				"block %u was freed twice", number);
@@ -147,7 +147,7 @@ settle(Harness *harness, Purse *purse)
 		harness->blocks--;
 		free_blocks[free_count++] = number;
 	}
-	expect(purse->head, NO_BLOCK);
+	expect(spare->head, NO_BLOCK);
 
 	if (harness->window.kind == WINDOW_SLIDING)
 		length = history_chain(&harness->window.sliding.history, pool, chain,
@@ -257,10 +257,10 @@ slots_at_most(const Harness *harness)
 void
 harness_advance(Harness *harness)
 {
-	Purse		purse = lend(harness, 0);
+	BlockList		spare = lend(harness, 0);
 
-	window_advance(&harness->window, &purse, harness->now);
-	settle(harness, &purse);
+	window_advance(&harness->window, &spare, harness->now);
+	settle(harness, &spare);
 	harness->advanced = harness->now;
 	if (harness->forgotten < harness->now - harness->period)
 		harness->forgotten = harness->now - harness->period;
@@ -272,16 +272,16 @@ add(Harness *harness, int64_t amount)
 	const Model *model = &harness->model;
 	int64_t		counted = min64(amount, INT64_MAX - harness_used(harness));
 	size_t		slots = slots_at_most(harness);
-	Purse		purse;
+	BlockList		spare;
 
 	if (counted > 0 && slots > 0 && slots >= harness->exact_slots &&
 		model->calls[model->count - 1].time != harness->now)
 		harness->merged = harness->now;
 
-	purse = lend(harness, window_add_needs_block(&harness->window));
-	window_add(&harness->window, &purse,
+	spare = lend(harness, window_add_needs_block(&harness->window));
+	window_add(&harness->window, &spare,
 			   harness_moment(harness, harness->now), amount);
-	settle(harness, &purse);
+	settle(harness, &spare);
 	model_add(&harness->model, harness->now, counted);
 }
 
@@ -308,12 +308,12 @@ harness_add_late(Harness *harness, int64_t amount)
 int64_t
 harness_take_back(Harness *harness, int64_t amount)
 {
-	Purse		purse = lend(harness, 0);
+	BlockList		spare = lend(harness, 0);
 	int64_t		used = harness_used(harness);
-	int64_t		taken = window_take_back(&harness->window, &purse,
+	int64_t		taken = window_take_back(&harness->window, &spare,
 										 harness->now, amount);
 
-	settle(harness, &purse);
+	settle(harness, &spare);
 	expect(taken, min64(amount, used));
 	expect(harness_used(harness), used - taken);
 	expect(model_take_back(&harness->model, taken), taken);
@@ -323,23 +323,23 @@ harness_take_back(Harness *harness, int64_t amount)
 void
 harness_copy(Harness *harness)
 {
-	Purse		purse = lend(harness, window_blocks(&harness->window, pool));
+	BlockList		spare = lend(harness, window_blocks(&harness->window, pool));
 	Window		copy;
 
-	window_copy(&copy, &purse, &harness->window, pool);
-	expect(purse.count, 0);
-	window_clear(&harness->window, &purse);
+	window_copy(&copy, &spare, &harness->window, pool);
+	expect(spare.count, 0);
+	window_clear(&harness->window, &spare);
 	harness->window = copy;
-	settle(harness, &purse);
+	settle(harness, &spare);
 }
 
 void
 harness_clear(Harness *harness)
 {
-	Purse		purse = lend(harness, 0);
+	BlockList		spare = lend(harness, 0);
 
-	window_clear(&harness->window, &purse);
-	settle(harness, &purse);
+	window_clear(&harness->window, &spare);
+	settle(harness, &spare);
 	model_clear(&harness->model);
 	expect(harness_used(harness), 0);
 	expect(harness->blocks, 0);
@@ -369,8 +369,8 @@ compare_use(const Harness *harness, int64_t time)
 		most = late == 0 ? least : model_used(model, time, period + late);
 	}
 	else
-		least = most = model_used_between(model, moment.running.start,
-										  moment.running.end);
+		least = most = model_used_between(model, moment.current.start,
+										  moment.current.end);
 
 	require(used >= least && used <= most,
 			"used is %lld at %lld, but should be in [%lld, %lld]",
@@ -385,7 +385,7 @@ compare_use(const Harness *harness, int64_t time)
 				(long long) time);
 
 	if (harness->window.kind == WINDOW_CALENDAR)
-		expect(resets_at, moment.running.end);
+		expect(resets_at, moment.current.end);
 	else if (used > 0)
 	{
 		int64_t		oldest;
@@ -418,7 +418,7 @@ compare_room(const Harness *harness, int64_t room)
 	}
 	else
 		least = model_free_between(&harness->model, harness->now,
-								   moment.running.start, moment.running.end,
+								   moment.current.start, moment.current.end,
 								   room);
 	require(got >= least && got <= least + late,
 			"room %lld is free at %lld, but should be in [%lld, %lld]",
