@@ -750,7 +750,7 @@ COMMENT ON FUNCTION tierlimit._stat_counters() IS 'What the view stat shows';
 CREATE VIEW tierlimit.stat AS SELECT * FROM tierlimit._stat_counters();
 
 COMMENT ON VIEW tierlimit.stat IS 'Calls and memory, of all databases of this server together';
-COMMENT ON COLUMN tierlimit.stat.keys IS 'keys and accounts in memory';
+COMMENT ON COLUMN tierlimit.stat.keys IS 'keys, accounts, addresses and callers without a key in memory';
 COMMENT ON COLUMN tierlimit.stat.memory_used IS 'bytes, of memory_total';
 COMMENT ON COLUMN tierlimit.stat.log_pending IS 'decisions that wait to be written to the request log';
 COMMENT ON COLUMN tierlimit.stat.log_written IS 'rows written to the request log';

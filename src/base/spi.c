@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * spi.c
- *		SpiReading tables, and writing the log's.
+ *		Reading tables, and writing the log's.
  *
  * The configuration and the log are read by SQL, in the way that a foreign key
  * reads the table it refers to: as their owner, so that callers need no right

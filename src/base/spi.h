@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * spi.h
- *		SpiReading tables, and writing the log's.
+ *		Reading tables, and writing the log's.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,7 +12,7 @@
 #include "executor/spi.h"
 #include "utils/snapshot.h"
 
-#define MAX_ARGUMENTS 12
+#define MAX_ARGUMENTS 16
 
 /* A statement, and its plan once it has one. */
 typedef struct SpiStatement

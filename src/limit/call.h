@@ -71,8 +71,8 @@ extern void call_unlock(Call *call);
 extern void call_find_windows(CallSubject *part, Clock clock);
 
 /*
- * Whether all windows of the subject are there, can be believed, and nobody is
- * claimed any.  If not, they have to be filled from the log; see rebuild.h.
+ * Whether all windows of the subject are there, can be believed, and nobody has
+ * claimed it.  If not, they have to be filled from the log; see rebuild.h.
  */
 extern bool call_is_complete(const CallSubject *part);
 

@@ -81,7 +81,7 @@ blocks_for(const CallSubject *part)
 	return blocks;
 }
 
-/* Put the blocks for a call into the spare; false if there are not enough. */
+/* Put the blocks for a call into the spare blocks; false if there are not enough. */
 static bool
 gather_blocks(Call *call, BlockList *spare)
 {

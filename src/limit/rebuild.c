@@ -27,7 +27,7 @@
  * the result has the log writer change their times.
  *
  * Whoever only looks (peek, usage) does the same without a claim, and keeps
- * the result to itself: that parts on a standby, too.
+ * the result to itself: that works on a standby, too.
  *
  *-------------------------------------------------------------------------
  */
@@ -307,7 +307,7 @@ try_claim(CallSubject *part, Clock clock)
 	return result;
 }
 
-/* Put the windows that are missing in place; the spare has what that takes. */
+/* Put the windows that are missing in place; the spare blocks are what that takes. */
 static void
 install(CallSubject *part, const RebuiltWindows *rebuilt, BlockList *spare)
 {

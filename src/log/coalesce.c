@@ -113,7 +113,7 @@ create_rows(Coalescer *coalescer)
 					   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
 }
 
-/* Stretches are counted anew in each minute, so that none crosses a border. */
+/* Intervals are counted anew in each minute, so that none crosses a border. */
 static CoalesceKey
 key_of(const LogRow *row, int64 interval)
 {

@@ -11,7 +11,7 @@
  * them, and releases them when its transaction has committed.
  *
  * A full queue makes callers wait, before anything of their call is counted.
- * Taking a place and claimed it needs no lock besides the partition's.
+ * Taking a place and filling it needs no lock besides the partition's.
  *
  * A crash forgets what is queued: at most what was decided since the worker
  * began its last round, flush_interval before, and the round's duration.  While

@@ -6,7 +6,7 @@
  * What bounds it: tierlimit.log_buffer is divided, at server start, into
  * NUM_QUEUES queues, each half as large as the one before.  A database takes
  * the largest free one at its first call, and has it until its writer leaves
- * for lack of part, or because other databases wait for their turn.
+ * for lack of work, or because other databases wait for their turn.
  *
  * States: FREE -> OPEN, when a database takes it, -> CLOSED, when its writer is
  * about to leave, -> FREE, if all is written, or OPEN again.  An open queue takes

@@ -46,7 +46,7 @@
 #define IDLE_TIME (3 * USECS_PER_SEC)
 #define RETRY_PAUSE 1000		/* ms */
 #define REPORT_PAUSE USECS_PER_MINUTE
-#define LONGEST_COMPANY 2000	/* microseconds */
+#define LONGEST_GROUP_WAIT 2000 /* microseconds */
 
 PGDLLEXPORT void tierlimit_worker_main(Datum number);
 
@@ -216,7 +216,7 @@ static void
 wait_for_group(void)
 {
 	TimestampTz until = GetCurrentTimestamp() +
-	Min(commit_time / 4, LONGEST_COMPANY);
+	Min(commit_time / 4, LONGEST_GROUP_WAIT);
 
 	while (pg_atomic_read_u32(&queue->waiting) < last_group &&
 		   GetCurrentTimestamp() < until && !ShutdownRequestPending)

@@ -72,6 +72,9 @@ static SpiStatement redate_rows = {
 	{TIMESTAMPTZOID, TIMESTAMPTZOID}, NULL
 };
 
+StaticAssertDecl(LOG_COLUMNS + 1 <= MAX_ARGUMENTS,
+				 "a statement takes all columns and a time");
+
 /* Each column is an argument, an array of the batch's values. */
 static void
 set_arguments(SpiStatement *statement)

@@ -4,9 +4,9 @@
  *		The free blocks of shared memory.
  *
  * Locking: each list has a spinlock, held for a few instructions, and no two
- * at a time.  A block is in exactly one place: in a list, in the spare of one
+ * at a time.  A block is in exactly one place: in a list, in the spare blocks of one
  * backend, or in use by the subject that its partition's lock protects.  A
- * backend holds blocks in its spare only within one operation that can't
+ * backend holds blocks in its spare blocks only within one operation that can't
  * raise an ERROR, so none get lost; a crash starts all shared memory anew.
  *
  *-------------------------------------------------------------------------
@@ -28,7 +28,7 @@ pool_init(Pool *pool, uint32 size)
 	}
 }
 
-/* Move up to count blocks from a list into the spare. */
+/* Move up to count blocks from a list into the spare blocks. */
 static void
 take_from_list(PoolList *list, BlockList *spare, uint32 count)
 {

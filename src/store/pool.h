@@ -15,7 +15,7 @@
 
 /*
  * Free blocks are kept in several lists so that backends rarely meet; each
- * parts on the list of the partition that it has business with, and takes
+ * works on the list of the partition that it has business with, and takes
  * from the others when that one is empty.
  */
 #define POOL_LISTS 32
@@ -44,15 +44,15 @@ typedef struct Pool
 extern void pool_init(Pool *pool, uint32 size);
 
 /*
- * Put blocks into the spare until it has count of them; false, with the spare
+ * Put blocks into the spare blocks until it has count of them; false, with the spare blocks
  * as it was, if there are not that many.  Any lock may be held.
  */
 extern bool pool_fill(Pool *pool, BlockList *spare, uint32 count, uint32 list);
 
-/* Take all blocks of the spare back.  Any lock may be held. */
+/* Take all blocks of the spare blocks back.  Any lock may be held. */
 extern void pool_return(Pool *pool, BlockList *spare, uint32 list);
 
-/* Blocks in use; exact only while nobody parts. */
+/* Blocks in use; exact only while nobody works. */
 extern uint32 pool_used(Pool *pool);
 
 #endif							/* TIERLIMIT_POOL_H */

@@ -13,10 +13,14 @@
  * backend.  Blocks that were never used cost no physical memory.
  *
  * Locks, in the order in which they are taken:
- *	1. the LWLock of a partition: protects its buckets, counters, and all that
+ *	1. the claim of a subject (claim.c), which is no lock: its holder may wait,
+ *	   read tables and raise an ERROR, which gives it back.
+ *	2. the LWLock of a partition: protects its buckets, counters, and all that
  *	   its subjects consist of.  SHARED to look, EXCLUSIVE to change.  Whoever
  *	   needs several takes the lower-numbered first.
- *	2. the spinlock of a list of free blocks (pool.c).
+ *	3. one spinlock, and no other lock below it: of a list of free blocks (pool.c),
+ *	   of the installations whose retries are known, or the queues' mutex
+ *	   (queue.c).
  * No ERROR is raised, nothing allocated and nothing waited for while a lock is
  * held: what a charge needs is gathered before the first change, and then the
  * charge cannot fail.  So a lock is only ever seen released with a whole

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * block.h
- *		The unit in which shared memory is handed out, and the small spare of
+ *		The unit in which shared memory is handed out, and the small list of
  *		such blocks that a caller lends to an operation.
  *
  * All that tierlimit remembers about keys lives in one array of equal blocks,
@@ -40,7 +40,7 @@ typedef union MemoryBlock
 } MemoryBlock;
 
 /*
- * A spare: the blocks that an operation may use, and where it leaves those
+ * A list of spare blocks: those that an operation may use, and where it leaves those
  * that it frees.  The caller fills it beforehand, so that an operation that
  * has begun cannot run short in the middle, and takes back what is left.
  */
@@ -59,7 +59,7 @@ blocklist_put(BlockList *spare, BlockNo block)
 	spare->count++;
 }
 
-/* The caller knows that the spare is not empty. */
+/* The caller knows that the list is not empty. */
 static inline BlockNo
 blocklist_take(BlockList *spare)
 {

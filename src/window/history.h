@@ -62,7 +62,7 @@ typedef struct HistoryView
  */
 extern BlockNo history_next_block(const History *history, int64_t horizon);
 
-/* Whether history_add() may need a block from the spare: at most one. */
+/* Whether history_add() may need a block from the spare blocks: at most one. */
 extern bool history_add_needs_block(const History *history);
 
 /*
@@ -103,7 +103,7 @@ extern int64_t history_time_of(const History *history, const MemoryBlock *base,
 							   const HistoryView *view, int64_t need);
 
 /*
- * Copy a history to blocks of another array: of the spare, as many as
+ * Copy a history to blocks of another array: of the spare blocks, as many as
  * history_blocks() says.
  */
 extern uint32_t history_blocks(const History *history, const MemoryBlock *base);

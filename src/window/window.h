@@ -114,7 +114,7 @@ extern void window_advance(Window *window, BlockList *spare, int64_t now);
  */
 extern BlockNo window_next_block(const Window *window, int64_t now);
 
-/* Whether window_add() may need a block from the spare: at most one. */
+/* Whether window_add() may need a block from the spare blocks: at most one. */
 extern bool window_add_needs_block(const Window *window);
 
 /*
