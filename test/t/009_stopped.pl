@@ -45,9 +45,7 @@ for my $stop ('pg_cancel_backend(pid)', 'pg_terminate_backend(pid)', 'statement_
 			AND backend_xid IS NULL AND pid <> pg_backend_pid()";
 		my $used_before = sql($used);
 
-		$node->poll_query_until('postgres',
-			"SELECT count(*) = 4 AND ($used) > $used_before + 1000 FROM $running")
-		  or die 'the sessions do not run';
+		wait_until("SELECT count(*) = 4 AND ($used) > $used_before + 1000 FROM $running");
 		sql("SELECT $stop FROM $running");
 	}
 	$_->finish for @sessions;

@@ -59,13 +59,23 @@ sub error_of
 	return $stderr;
 }
 
-# Wait until a query answers with what is expected, "t" if nothing is said.
+# Wait until a query answers with what is expected, "t" if nothing is said.  The
+# query is not written to psql, which may have ended before it reads: so it does
+# while a server starts that was killed.
 sub wait_until
 {
 	my ($sql, $expected, $database) = @_;
-	$node->poll_query_until($database // 'postgres', $sql, $expected // 't')
-	  or die "in vain: $sql";
-	return;
+	my ($stdout, $stderr) = ('', '');
+
+	for (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		IPC::Run::run([ 'psql', '-XqAt', '-d', $node->connstr($database // 'postgres'), '-c', $sql ],
+			'<', \undef, '>', \$stdout, '2>', \$stderr);
+		chomp $stdout;
+		return if $stdout eq ($expected // 't') && $stderr eq '';
+		usleep(100_000);
+	}
+	die "in vain: $sql\n$stdout\n$stderr";
 }
 
 sub kill_process
