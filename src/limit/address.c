@@ -1,12 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * address.c
- *		Under which name an address is counted.
+ *		The name that an address is counted under.
  *
- * Whoever has an IPv6 address mostly has all of its /64, and may use another
- * one of it for each call: so these count as one.  Some are given more than
- * that: tierlimit.ipv6_prefix says how many leading bits count.  An IPv6 address
- * that stands for an IPv4 one counts as that, or all of IPv4 would count as one:
+ * A client that has an IPv6 address mostly has all of its /64, and may use
+ * another address of it for each call: so these count as one.  Some clients
+ * are given more than that: tierlimit.ipv6_prefix says how many leading bits
+ * count.  An IPv6 address that stands for an IPv4 one counts as the latter,
+ * since all of IPv4 would count as one network otherwise:
  *
  *		::ffff:0:0/96	as a socket for both sees IPv4 (RFC 4291, section 2.5.5.2)
  *		64:ff9b::/96	as a NAT64 does (RFC 6052, section 2.1)
@@ -25,10 +26,10 @@
 #define IPV4_BITS 32
 #define IPV6_BITS 128
 
-/* Where an IPv6 address that stands for an IPv4 one has that. */
+/* Offset of the IPv4 address in an IPv6 address that stands for one. */
 #define EMBEDDED_OFFSET 12
 
-/* Whether it is an IPv6 address that stands for an IPv4 one. */
+/* Return whether this is an IPv6 address that stands for an IPv4 one. */
 static bool
 is_embedded(const inet_struct *address)
 {
@@ -40,7 +41,10 @@ is_embedded(const inet_struct *address)
 		 memcmp(address->ipaddr, nat64, EMBEDDED_OFFSET) == 0);
 }
 
-/* The address itself, without a network; what stands for an IPv4 one as that. */
+/*
+ * Return the address itself, without a network.  An IPv6 address that stands
+ * for an IPv4 one is returned as that.
+ */
 static inet_struct
 host_of(const inet_struct *given)
 {
@@ -63,6 +67,10 @@ host_of(const inet_struct *given)
 	return host;
 }
 
+/*
+ * Return the host of an inet, without its network.  An IPv6 address that
+ * stands for an IPv4 one is returned as that.
+ */
 inet_struct
 address_of_host(const inet *value)
 {
@@ -81,6 +89,12 @@ mask_bits(unsigned char *bytes, int length, int bits)
 	}
 }
 
+/*
+ * Write the name that a host is counted under, which is text that inet
+ * accepts: an IPv4 address, or the network that an IPv6 address belongs to.
+ * Returns the name's length; raises an ERROR if the address can't be
+ * formatted.
+ */
 int
 address_name(const inet_struct *host, char name[MAX_ADDRESS_NAME])
 {
@@ -100,9 +114,12 @@ address_name(const inet_struct *host, char name[MAX_ADDRESS_NAME])
 }
 
 /*
- * Only what the log shows: a host, or the network that an address counts by.
- * (The parser takes 0 as the size for a CIDR network, -1 for a host with or
- * without its network.)
+ * Write the name that is meant by a text: an address as the log shows it, or
+ * the network that an address is counted by.  Returns the name's length, or 0
+ * if the text is neither.
+ *
+ * The parser takes 0 as the size for a CIDR network, -1 for a host with or
+ * without its network.
  */
 int
 address_parse(const text *value, char name[MAX_ADDRESS_NAME])

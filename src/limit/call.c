@@ -3,9 +3,9 @@
  * call.c
  *		A call while it is worked on: its subjects, windows and time.
  *
- * Time never goes backwards for a subject: one that has decided at a later
- * time than our clock says takes us there with it, unless it is so much later
- * that a clock must have been wrong (clock.c).
+ * Time never goes backwards for a subject: where a subject has decided at a
+ * later time than our clock says, the call is decided at that time as well,
+ * unless it is so much later that a clock must have been wrong (clock.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -14,6 +14,11 @@
 #include "config/calendar.h"
 #include "limit/call.h"
 
+/*
+ * Set the ids of the windows that the charge needs, and the current periods of
+ * the calendar windows at this time.  May load a time zone and raise an ERROR;
+ * no lock may be held.
+ */
 void
 call_plan(CallSubject *part, TimestampTz now)
 {
@@ -41,7 +46,7 @@ call_plan(CallSubject *part, TimestampTz now)
 	}
 }
 
-/* A call that deals with nobody yet. */
+/* Begin a call that has no subject yet. */
 static void
 begin(Call *call, Clock clock, int64 cost)
 {
@@ -53,7 +58,7 @@ begin(Call *call, Clock clock, int64 cost)
 	call->sharpened = false;
 }
 
-/* Have the call deal with a subject, in so many windows of its tier. */
+/* Add a subject to the call, with so many windows of its tier. */
 static void
 add_work(Call *call, const Charge *charge, int nwindows)
 {
@@ -67,6 +72,11 @@ add_work(Call *call, const Charge *charge, int nwindows)
 	call->nlocks = call->count;
 }
 
+/*
+ * Prepare a call of this cost >= 0, in credits, that is charged to count
+ * subjects (1 to MAX_CHARGES).  The charges stay the caller's.  No lock may be
+ * held.
+ */
 void
 call_begin(Call *call, const Charge *charges, int count, Clock clock,
 		   int64 cost)
@@ -78,6 +88,11 @@ call_begin(Call *call, const Charge *charges, int count, Clock clock,
 		add_work(call, &charges[i], charges[i].tier->nlimits);
 }
 
+/*
+ * Prepare a call that gives back what was charged to a subject.  It plans for
+ * all windows of the tier, those that only refunds need included.  No lock may
+ * be held.
+ */
 void
 call_begin_refund(Call *call, const Charge *charge, Clock clock)
 {
@@ -85,6 +100,10 @@ call_begin_refund(Call *call, const Charge *charge, Clock clock)
 	add_work(call, charge, charge->tier->nwindows);
 }
 
+/*
+ * Have the call lock its retry together with its subjects.  Call this after
+ * call_begin(), at most once; no lock may be held.
+ */
 void
 call_add_retry(Call *call, Retry *retry)
 {
@@ -92,7 +111,10 @@ call_add_retry(Call *call, Retry *retry)
 	call->hashes[call->nlocks++] = retry->subject.hash;
 }
 
-/* Whether what a subject has counted is not to be believed. */
+/*
+ * Return whether what the subject has counted is not to be believed: it was
+ * counted by another kind of clock, or by a clock that was wrong.
+ */
 static bool
 is_distrusted(const Subject *subject, Clock clock)
 {
@@ -102,6 +124,11 @@ is_distrusted(const Subject *subject, Clock clock)
 		subject_is_ahead(subject, clock);
 }
 
+/*
+ * Find the subject of a part and its windows, and whether it is distrusted by
+ * this clock.  What is not in memory is NULL.  The lock of the subject's
+ * partition is needed at least SHARED.
+ */
 void
 call_find_windows(CallSubject *part, Clock clock)
 {
@@ -118,6 +145,12 @@ call_find_windows(CallSubject *part, Clock clock)
 	}
 }
 
+/*
+ * Return whether all windows of the part's subject are there and can be
+ * believed, and no session claims the subject.  If not, they have to be filled
+ * from the log; see rebuild.h.  A tier without windows needs no subject.  The
+ * lock of the subject's partition is needed at least SHARED.
+ */
 bool
 call_is_complete(const CallSubject *part)
 {
@@ -131,7 +164,10 @@ call_is_complete(const CallSubject *part)
 	return true;
 }
 
-/* Whether this time is not in the calendar periods that we planned with. */
+/*
+ * Return whether this time is outside of a calendar period that was planned
+ * with.
+ */
 static bool
 is_out_of_plan(const CallSubject *part, TimestampTz now)
 {
@@ -145,9 +181,9 @@ is_out_of_plan(const CallSubject *part, TimestampTz now)
 }
 
 /*
- * Go on from the time of the subject's newest decision.  On the server's clock
- * the next one is a microsecond later at least: so the log tells the order of
- * any two.
+ * Move the clock on to the time of the subject's newest decision.  By the
+ * server's clock the next decision is at least a microsecond later: so the log
+ * tells the order of any two.
  */
 static void
 follow_clock(Clock *clock, const Subject *subject)
@@ -159,14 +195,22 @@ follow_clock(Clock *clock, const Subject *subject)
 	clock->now = Max(clock->now, earliest);
 }
 
+/* Read the call's clock again, after a wait.  No lock may be held. */
 void
 call_read_clock(Call *call)
 {
-	call->clock.now = call->asked_at;	/* not where others took it */
+	call->clock.now = call->asked_at;	/* forget where subjects have moved it
+										 * to */
 	call->clock = clock_read_again(call->clock);
 	call->asked_at = call->clock.now;
 }
 
+/*
+ * Lock the subjects and the retry of a call, find the subjects and their
+ * windows, and move the call's clock on to theirs.  No lock may be held on
+ * entry; no ERROR can be raised while the locks are held, and call_unlock()
+ * releases them.  May raise an ERROR between two attempts, with no lock held.
+ */
 void
 call_lock(Call *call, LWLockMode mode)
 {
@@ -174,6 +218,9 @@ call_lock(Call *call, LWLockMode mode)
 	{
 		bool		out_of_plan = false;
 
+		/*
+		 * Lock, find the subjects, and go on from the newest of their times.
+		 */
 		partition_lock(call->hashes, call->nlocks, mode);
 		for (int i = 0; i < call->count; i++)
 		{
@@ -183,18 +230,27 @@ call_lock(Call *call, LWLockMode mode)
 			if (part->subject != NULL && !part->distrusted)
 				follow_clock(&call->clock, part->subject);
 		}
+
+		/*
+		 * See whether that time is still within the periods that were planned
+		 * with.
+		 */
 		for (int i = 0; i < call->count; i++)
 			out_of_plan |= is_out_of_plan(&call->parts[i], call->clock.now);
 		if (!out_of_plan)
 			return;
 
-		/* Calendars may load a time zone: not under a lock. */
+		/*
+		 * It is not: plan again, without a lock, since calendars may load a
+		 * time zone.
+		 */
 		partition_unlock(call->hashes, call->nlocks);
 		for (int i = 0; i < call->count; i++)
 			call_plan(&call->parts[i], call->clock.now);
 	}
 }
 
+/* Release what call_lock() has locked. */
 void
 call_unlock(Call *call)
 {

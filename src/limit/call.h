@@ -12,8 +12,8 @@
 #include "limit/retry.h"
 
 /*
- * What a call has to do with one subject.  Its windows are found in shared
- * memory, or were built from the log by this backend for itself.
+ * A call's part for one subject.  Its windows are found in shared memory, or
+ * were built from the log by this backend for itself.
  */
 typedef struct CallSubject
 {
@@ -21,68 +21,51 @@ typedef struct CallSubject
 	Subject    *subject;		/* NULL: not in shared memory */
 	bool		distrusted;		/* it has decided by a clock that was wrong,
 								 * or by another one than the call's */
-	MemoryBlock *base;			/* that block numbers of the windows refer to */
-	int			nwindows;		/* of the tier's, the first ones */
+	MemoryBlock *base;			/* the block numbers of the windows refer to
+								 * this */
+	int			nwindows;		/* so many of the tier's windows, the first
+								 * ones */
 	WindowId	ids[MAX_WINDOWS];	/* of these windows */
-	Span		current[MAX_WINDOWS];	/* of the calendar ones */
+	Span		current[MAX_WINDOWS];	/* the current periods of the calendar
+										 * windows */
 	SubjectWindow *windows[MAX_WINDOWS];	/* NULL: not there */
 } CallSubject;
 
+/* A call of one subject, or of two that are charged together. */
 typedef struct Call
 {
 	int			count;
 	CallSubject parts[MAX_CHARGES];
 	Retry	   *retry;			/* NULL: it has no id */
-	int			nlocks;			/* what is locked: the subjects, the request */
+	int			nlocks;			/* how many hashes are locked: those of the
+								 * subjects and of the retry */
 	uint64		hashes[MAX_LOCKS];
 	Clock		clock;			/* when the call is decided */
 	TimestampTz asked_at;		/* what the clock said */
 	int64		cost;
-	bool		sharpened;		/* windows were filled again, to be exact */
+	bool		sharpened;		/* whether blurred windows were looked for
+								 * already */
 } Call;
 
-/* Prepare a call of this cost >= 0; no lock may be held. */
 extern void call_begin(Call *call, const Charge *charges, int count,
 					   Clock clock, int64 cost);
-
-/* The same for giving back what was charged, in whatever unit. */
 extern void call_begin_refund(Call *call, const Charge *charge, Clock clock);
-
-/* Have the call lock its retry, too. */
 extern void call_add_retry(Call *call, Retry *retry);
-
-/* Find out which windows the charge is about at this time; no lock. */
 extern void call_plan(CallSubject *part, TimestampTz now);
-
-/* Read the clock again, after a wait; no lock. */
 extern void call_read_clock(Call *call);
-
-/*
- * Lock the subjects, find them and their windows, and move the call's clock
- * on to theirs.
- */
 extern void call_lock(Call *call, LWLockMode mode);
 extern void call_unlock(Call *call);
-
-/*
- * Find one subject and its windows, to be looked at by this clock; the lock is
- * held.
- */
 extern void call_find_windows(CallSubject *part, Clock clock);
-
-/*
- * Whether all windows of the subject are there, can be believed, and nobody has
- * claimed it.  If not, they have to be filled from the log; see rebuild.h.
- */
 extern bool call_is_complete(const CallSubject *part);
 
-/* What a limit counts of a call. */
+/* Return what a limit with this unit counts of a call. */
 static inline int64
 amount_of(int unit, int64 cost)
 {
 	return unit == UNIT_CREDITS ? cost : 1;
 }
 
+/* Return the moment at which the part's window i is looked at. */
 static inline Moment
 moment_of(const CallSubject *part, int i, TimestampTz now)
 {

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * charge.h
- *		Whom a call is charged to, and what its limits say.
+ *		The subjects that a call is charged to, and what its limits say.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,7 +14,7 @@
 /* A call is charged to one subject, or to two at once. */
 #define MAX_CHARGES 2
 
-/* Whom a call is charged to, and under which limits. */
+/* A subject that a call is charged to, and the tier whose limits apply. */
 typedef struct Charge
 {
 	SubjectName subject;
@@ -23,6 +23,7 @@ typedef struct Charge
 	const char *timezone;
 } Charge;
 
+/* What all limits of a call say together. */
 typedef struct Verdict
 {
 	bool		allowed;

@@ -1,19 +1,20 @@
 /*-------------------------------------------------------------------------
  *
  * decide.c
- *		From a question to a decision.
+ *		The way from a question to a decision.
  *
  * policy.c says what applies to the key, limiter.c decides, counts and logs.
  *
- * The gate in front of an API asks in this order: is there a key, or may one call
- * without; is it valid, and in good standing; does its tier include the endpoint; is
- * there room for its address, and for itself?  Key and address are charged together
- * or not at all.  Who calls without a key is counted by the address, as a kind of
- * subject of its own, which has no name that a key could meet; all who have no
- * address either are one.
+ * The gate in front of an API asks in this order: is there a key, or are calls
+ * without one admitted; is the key valid, and in good standing; does its tier
+ * include the endpoint; is there room for its address, and for the key itself?
+ * Key and address are charged together or not at all.  A caller without a key
+ * is counted by the address, as a kind of subject of its own, so that no key
+ * can have the same name; all callers that have no address either are one
+ * subject.
  *
- * A request that was admitted before gets its first answer again: from memory
- * (retry.c), or by the log.
+ * A retry of a call that was admitted before gets its first answer again: from
+ * memory (retry.c), or by the log.
  *
  *-------------------------------------------------------------------------
  */
@@ -27,19 +28,23 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+/* Return whether no key was given: it is NULL or empty. */
 bool
 decide_is_missing(const text *key)
 {
 	return key == NULL || VARSIZE_ANY_EXHDR(key) == 0;
 }
 
+/* Return the name of a tier as text, or (Datum) 0 if there is none. */
 static Datum
 tier_name(const Tier *tier)
 {
 	return tier == NULL ? (Datum) 0 : tier->name;
 }
 
-/* What the call costs: what the caller says, or the endpoint's price. */
+/*
+ * Return what the call costs: what the caller says, or the endpoint's price.
+ */
 static int64
 cost_of(const Question *question)
 {
@@ -47,6 +52,12 @@ cost_of(const Question *question)
 		: tiers_price(question->endpoint);
 }
 
+/*
+ * Return what the log says of a call before any limit is asked: who asks, at
+ * what time, for which endpoint, at what cost, and the policy's refusal.  Its
+ * texts are those of the question and of the policy.  May read tables; raises
+ * an ERROR if the installation is not committed yet.  No lock may be held.
+ */
 LogRow
 decide_log_row(const Question *question, const Policy *policy)
 {
@@ -76,7 +87,7 @@ decide_log_row(const Question *question, const Policy *policy)
 	return row;
 }
 
-/* Find out what applies to the one who asks. */
+/* Find out what applies to the caller, who may have no key. */
 static void
 policy_for(const Question *question, Policy *policy)
 {
@@ -91,7 +102,7 @@ policy_for(const Question *question, Policy *policy)
 	policy->clock = clock_read();
 }
 
-/* The answer to who is refused, or not, before any limit is asked. */
+/* Return the decision that needs no limit: a refusal, or an admission. */
 static Decision
 refusal(const Question *question, const Policy *policy, int64 cost)
 {
@@ -101,6 +112,7 @@ refusal(const Question *question, const Policy *policy, int64 cost)
 								  policy->clock.now);
 }
 
+/* Refuse a call: log it, and return the refusal. */
 static Decision
 to_refuse(const Question *question, const Policy *policy)
 {
@@ -110,6 +122,7 @@ to_refuse(const Question *question, const Policy *policy)
 	return refusal(question, policy, row.credits);
 }
 
+/* Return the decision that a verdict on the caller's charges stands for. */
 static Decision
 decision_of(const Question *question, const Policy *policy,
 			const Verdict *verdict, int64 cost)
@@ -120,7 +133,7 @@ decision_of(const Question *question, const Policy *policy,
 							  ? policy->record.expires_at : DT_NOEND);
 }
 
-/* What was answered when the request was admitted. */
+/* Return what was answered when the call was admitted, for a retry of it. */
 static Decision
 decision_again(const Question *question, const Admission *admission)
 {
@@ -148,8 +161,9 @@ decision_again(const Question *question, const Admission *admission)
 }
 
 /*
- * The same by the log: what its limits, as they are today, said of the call
- * after those before it.
+ * Return the decision on a retry that only the log knows.  It is what its
+ * limits, as they are today, say of the call after those that were decided
+ * before it.
  */
 static Decision
 decision_by_log(const Question *question, const Charge *charges, int count,
@@ -175,6 +189,7 @@ decision_by_log(const Question *question, const Charge *charges, int count,
 	return decision;
 }
 
+/* Charge a call, or find out what was answered when it was admitted before. */
 static Decision
 by_charges(const Question *question, const Policy *policy,
 		   const Charge *charges, int count)
@@ -212,6 +227,7 @@ by_charges(const Question *question, const Policy *policy,
 	return decision_again(question, &retry.admission);
 }
 
+/* Return the decision on a call while tierlimit.enabled is off. */
 static Decision
 unlimited(const Question *question, const Policy *policy)
 {
@@ -219,8 +235,9 @@ unlimited(const Question *question, const Policy *policy)
 }
 
 /*
- * The same for who names a key.  The tier that the caller names need not exist,
- * and a key need not be registered for it.
+ * Return the decision on a call that names a key while tierlimit.enabled is
+ * off.  The tier that the caller names need not exist, and the key need not be
+ * registered.
  */
 static Decision
 decide_key_unlimited(const Question *question)
@@ -239,6 +256,12 @@ decide_key_unlimited(const Question *question)
 	return decision;
 }
 
+/*
+ * Decide a call, count and log it.  While tierlimit.enabled is off, the call
+ * is decided without a limit, and neither counted nor logged.  May read
+ * tables, wait for the log and raise an ERROR, with nothing counted; no lock
+ * may be held.
+ */
 Decision
 decide(const Question *question)
 {
@@ -252,6 +275,11 @@ decide(const Question *question)
 	return by_charges(question, &policy, &policy.charge, 1);
 }
 
+/*
+ * Return the decision that decide() would take now; nothing is counted or
+ * logged.  May read tables, wait for the log and raise an ERROR; no lock may
+ * be held.
+ */
 Decision
 decide_beforehand(const Question *question)
 {
@@ -283,7 +311,10 @@ charge_both(const Question *question, const Policy *policy)
 	return by_charges(question, policy, charges, count);
 }
 
-/* Without a key: there has to be a tier for those. */
+/*
+ * Find out what applies to a caller without a key.  Such calls need a tier of
+ * their own.
+ */
 static void
 policy_for_nobody(const Question *question, Policy *policy)
 {
@@ -297,6 +328,10 @@ policy_for_nobody(const Question *question, Policy *policy)
 		policy->refusal = ERROR_KEY_REQUIRED;
 }
 
+/*
+ * Find out what applies to the secret's key, and put the key into the
+ * question.
+ */
 static void
 policy_for_somebody(const text *secret, Question *question, Policy *policy)
 {
@@ -308,6 +343,12 @@ policy_for_somebody(const text *secret, Question *question, Policy *policy)
 		policy->refusal = ERROR_NOT_AUTHORIZED;
 }
 
+/*
+ * Decide a call at the gate, count and log it.  The caller shows a secret, or
+ * none (NULL or empty); the key that the secret belongs to is put into the
+ * question.  May read tables, wait for the log and raise an ERROR, with
+ * nothing counted; no lock may be held.
+ */
 Decision
 decide_at_gate(const text *secret, Question *question)
 {

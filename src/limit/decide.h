@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * decide.h
- *		From a question to a decision.
+ *		The way from a question to a decision.
  *
  *-------------------------------------------------------------------------
  */
@@ -12,7 +12,7 @@
 #include "limit/policy.h"
 #include "utils/inet.h"
 
-/* What is asked, and by whom.  What is NULL was not said. */
+/* A call that is to be decided.  What the caller did not say is NULL. */
 typedef struct Question
 {
 	const text *key;			/* at most MAX_NAME_LENGTH bytes */
@@ -24,25 +24,10 @@ typedef struct Question
 	const text *request_id;		/* at most MAX_NAME_LENGTH bytes */
 } Question;
 
-/* Whether there is no key. */
 extern bool decide_is_missing(const text *key);
-
-/*
- * Decide a call, count and log it.  May read tables, wait for the log and
- * raise an ERROR, with nothing counted; no lock may be held.
- */
 extern Decision decide(const Question *question);
-
-/* The same decision, but nothing is counted or logged. */
 extern Decision decide_beforehand(const Question *question);
-
-/*
- * Likewise for a call at the gate, with a secret, or without (NULL or empty); the
- * question's key is filled in.
- */
 extern Decision decide_at_gate(const text *secret, Question *question);
-
-/* What the log says of who asks. */
 extern LogRow decide_log_row(const Question *question, const Policy *policy);
 
 #endif							/* TIERLIMIT_DECIDE_H */

@@ -16,6 +16,10 @@
 
 #define HTTP_OK 200
 
+/*
+ * Return a decision for which no limit was asked: a refusal with the error
+ * code, or an admission if that is 0.
+ */
 Decision
 decision_without_limit(int32 error_code, Datum key, Datum tier, int64 cost,
 					   TimestampTz now)
@@ -34,9 +38,9 @@ decision_without_limit(int32 error_code, Datum key, Datum tier, int64 cost,
 }
 
 /*
- * The soonest that a client who counts in seconds can try again with success:
- * whole seconds, rounded up, at least 1; 0 if it would never succeed, or not
- * before its key expires, or time ends.
+ * Return after how many whole seconds, rounded up and at least 1, the client
+ * can try again with success; 0 if it would never succeed, or not before its
+ * key expires, or time ends.
  */
 static int32
 retry_after(const Verdict *verdict, TimestampTz expires_at)
@@ -53,6 +57,10 @@ retry_after(const Verdict *verdict, TimestampTz expires_at)
 	return (int32) seconds;
 }
 
+/*
+ * Return the decision that a verdict stands for.  Calls of the key are refused
+ * from expires_at on, so no retry_after leads there.
+ */
 Decision
 decision_by_limits(const Verdict *verdict, Datum key, Datum tier, int64 cost,
 				   TimestampTz expires_at)
@@ -75,6 +83,10 @@ decision_by_limits(const Verdict *verdict, Datum key, Datum tier, int64 cost,
 	return decision;
 }
 
+/*
+ * Fill in the columns of tierlimit.decision, DECISION_COLUMNS of each.  May
+ * read the table of error codes for a call that is not allowed.
+ */
 void
 decision_columns(const Decision *decision, Datum *values, bool *nulls)
 {
@@ -129,6 +141,10 @@ decision_type(void)
 	return entry->tupDesc;
 }
 
+/*
+ * Return the decision as a row of type tierlimit.decision, in the current
+ * memory context.
+ */
 Datum
 decision_row(const Decision *decision)
 {
@@ -140,6 +156,10 @@ decision_row(const Decision *decision)
 	return HeapTupleGetDatum(heap_form_tuple(desc, values, nulls));
 }
 
+/*
+ * Fill in the columns of a row of type tierlimit.decision, DECISION_COLUMNS of
+ * each; they point into the row.
+ */
 void
 decision_deform(HeapTupleHeader row, Datum *values, bool *nulls)
 {

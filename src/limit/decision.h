@@ -23,7 +23,7 @@ typedef struct Decision
 	Datum		key;			/* text: who was asked for */
 	Datum		tier;			/* text */
 	const TierLimit *limit;		/* the governing one, or NULL */
-	int64		remaining;		/* these three only with a limit */
+	int64		remaining;		/* these three are valid with a limit only */
 	int32		retry_after;	/* seconds; 0: NULL */
 	TimestampTz resets_at;		/* DT_NOEND, or what no timestamp can be: NULL */
 	int64		cost;
@@ -51,20 +51,13 @@ typedef enum DecisionColumn
 	DECISION_COLUMNS
 } DecisionColumn;
 
-/* A decision that no limit was asked for; error_code 0: an admission. */
 extern Decision decision_without_limit(int32 error_code, Datum key, Datum tier,
 									   int64 cost, TimestampTz now);
-
-/* What the limits said; a call of the key is refused from expires_at on. */
 extern Decision decision_by_limits(const Verdict *verdict, Datum key,
 								   Datum tier, int64 cost,
 								   TimestampTz expires_at);
-
-/* The columns of tierlimit.decision. */
 extern void decision_columns(const Decision *decision, Datum *values,
 							 bool *nulls);
-
-/* A row of type tierlimit.decision; and the columns of one. */
 extern Datum decision_row(const Decision *decision);
 extern void decision_deform(HeapTupleHeader row, Datum *values, bool *nulls);
 

@@ -4,8 +4,9 @@
  *		What limits say of a call.
  *
  * Nothing is changed here.  Each limit is asked on its own; then one of them
- * governs the answer.  Where several subjects deny, it is one of the first of
- * them; but when the call will be admitted depends on all.
+ * governs the answer.  Where several subjects deny, a limit of the first of
+ * them governs; but the time at which the call will be admitted depends on
+ * all.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,6 +16,10 @@
 #include "limit/evaluate.h"
 #include "utils/timestamp.h"
 
+/*
+ * Return how much is counted in the window of the tier's limit i at this time,
+ * in the limit's unit.
+ */
 int64
 evaluate_used(const CallSubject *part, int i, TimestampTz now)
 {
@@ -22,6 +27,11 @@ evaluate_used(const CallSubject *part, int i, TimestampTz now)
 					   moment_of(part, i, now));
 }
 
+/*
+ * Return when a window that counts this much resets.  A sliding one does when
+ * its oldest call leaves it, and never (DT_NOEND) if it counts nothing; a
+ * calendar one does when its period ends.
+ */
 TimestampTz
 evaluate_resets_at(const CallSubject *part, int i, TimestampTz now, int64 used)
 {
@@ -33,12 +43,20 @@ evaluate_resets_at(const CallSubject *part, int i, TimestampTz now, int64 used)
 							moment_of(part, i, now));
 }
 
+/*
+ * Return whether the limit promises to deny only calls that really exceed it.
+ * Enforced limits up to tierlimit.window_slots do.
+ */
 bool
 evaluate_is_exact(const TierLimit *limit)
 {
 	return limit->enforce && limit->max <= tierlimit_window_slots;
 }
 
+/*
+ * Return whether the window of the tier's limit i is too rough for a limit
+ * that has to be exact, so that it is to be filled from the log again.
+ */
 bool
 evaluate_is_blurred(const CallSubject *part, int i)
 {
@@ -48,7 +66,10 @@ evaluate_is_blurred(const CallSubject *part, int i)
 		window_is_blurred(&part->windows[i]->window, limit->max);
 }
 
-/* When one of the windows will have room for amount, if that fits its max. */
+/*
+ * Return when one of the windows will have room for the amount, which fits its
+ * max.
+ */
 static TimestampTz
 free_at(const CallSubject *part, int i, TimestampTz now, int64 amount)
 {
@@ -58,7 +79,7 @@ free_at(const CallSubject *part, int i, TimestampTz now, int64 amount)
 						  moment_of(part, i, now), room);
 }
 
-/* What a limit says of a call: a verdict on its own. */
+/* Return what a limit says of a call, as a verdict of this limit alone. */
 static Verdict
 evaluate_limit(const CallSubject *part, int i, TimestampTz now, int64 cost)
 {
@@ -83,7 +104,7 @@ evaluate_limit(const CallSubject *part, int i, TimestampTz now, int64 cost)
 	return verdict;
 }
 
-/* How many more calls like this one the limit would admit. */
+/* Return how many more calls like this one the limit would admit. */
 static int64
 further_calls(const Verdict *verdict, int64 cost)
 {
@@ -93,11 +114,11 @@ further_calls(const Verdict *verdict, int64 cost)
 }
 
 /*
- * Whether a verdict governs rather than another: a denial rather than an
- * admission; of denials the one that frees last, or is longest; of admissions
- * the one with fewest further calls, or the shortest.  A limit that is not
- * enforced leaves room for any number of calls, so it governs only where
- * there is no other.
+ * Return whether verdict a governs the answer rather than b.  A denial does
+ * rather than an admission.  Of two denials the one does that frees later, or
+ * else has the longer period; of two admissions the one with fewer further
+ * calls, or else with the shorter period.  A limit that is not enforced leaves
+ * room for any number of calls, so it governs only where there is no other.
  */
 static bool
 governs(const Verdict *a, const Verdict *b, int64 cost)
@@ -119,7 +140,10 @@ governs(const Verdict *a, const Verdict *b, int64 cost)
 		: a->limit->period_us < b->limit->period_us;
 }
 
-/* When the governing limit resets, with the call counted if it is allowed. */
+/*
+ * Return when the governing limit resets, with the call counted if it is
+ * allowed.
+ */
 static TimestampTz
 governing_resets_at(const CallSubject *part, int i, const Verdict *verdict,
 					int64 cost)
@@ -133,6 +157,7 @@ governing_resets_at(const CallSubject *part, int i, const Verdict *verdict,
 	return at;
 }
 
+/* Return the verdict of all limits together, at the call's time. */
 Verdict
 evaluate(const Call *call)
 {
@@ -142,6 +167,7 @@ evaluate(const Call *call)
 	int32		shadow_code = 0;
 	TimestampTz all_free_at = DT_NOBEGIN;
 
+	/* Ask all limits, and find the one that governs. */
 	for (int i = 0; i < call->count; i++)
 	{
 		const CallSubject *part = &call->parts[i];
@@ -152,7 +178,9 @@ evaluate(const Call *call)
 			Verdict		one = evaluate_limit(part, j, call->clock.now,
 											 call->cost);
 
-			/* They come shortest first: the longest one's code is kept. */
+			/*
+			 * Limits come shortest first, so the longest one's code is kept.
+			 */
 			if (one.shadow_code != 0)
 				shadow_code = one.shadow_code;
 			if (!one.allowed)
@@ -166,6 +194,8 @@ evaluate(const Call *call)
 			}
 		}
 	}
+
+	/* Complete the verdict by what depends on all limits. */
 	verdict.asked_at = call->asked_at;
 	verdict.decided_at = call->clock.now;
 	if (governing != NULL)

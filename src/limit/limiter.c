@@ -3,7 +3,7 @@
  * limiter.c
  *		Deciding and counting calls.
  *
- * A call goes through four steps under the exclusive lock of its subjects'
+ * A call goes through four steps under the exclusive locks of its subjects'
  * partitions, of which only the last one counts anything:
  *
  *	1. advance: windows let go of what has left them;
@@ -11,15 +11,16 @@
  *	3. gather the blocks that counting it will need, and the room to log it;
  *	4. count it, in all windows of all subjects, and log it, which cannot fail.
  *	   (The row is written to its place in the queue when the locks are
- *	   released: others need not wait for that.)
+ *	   released: other sessions need not wait for that.)
  *
  * If anything is missing, be it windows of a subject that is not in memory,
- * blocks, or room in the log, the locks are released, it is seen to, and all
- * starts over.  An ERROR can only happen there, with nothing counted.
+ * blocks, or room in the log, the locks are released, what is missing is
+ * provided, and all starts over.  An ERROR can only happen there, with nothing
+ * counted.
  *
- * So a call is counted everywhere or nowhere, and nobody who takes the locks
- * sees it half counted.  All of this is outside of transactions: what was
- * counted stays so when the caller's transaction is rolled back.
+ * So a call is counted everywhere or nowhere, and no session that takes the
+ * locks sees it half counted.  All of this is outside of transactions: what
+ * was counted stays so when the caller's transaction is rolled back.
  *
  * A call is counted in all windows that its subject has, also in those that
  * only another tier has limits for, as long as they hold anything: so a key
@@ -41,17 +42,20 @@
 #include "store/sweep.h"
 #include "utils/timestamp.h"
 
-/* How far an operation came under the lock, and what it lacks. */
+/* How far a charge came under the lock, and what it lacks. */
 typedef enum Outcome
 {
 	DONE,
-	NEEDS_WINDOWS,				/* to be filled from the log */
+	NEEDS_WINDOWS,				/* they have to be filled from the log */
 	NEEDS_BLOCKS,
 	NEEDS_LOG,					/* room in the log's queue */
-	NEEDS_LOGGED_ANSWER			/* to be read from the log again */
+	NEEDS_LOGGED_ANSWER			/* the log has to be asked about the retry */
 } Outcome;
 
-/* Behind the newest row of ours that has to be on disk before we answer. */
+/*
+ * The end position of this session's newest row that has to be on disk before
+ * the session answers; 0 if there is none.
+ */
 static uint64 durable_position = 0;
 
 /* Step 1: let windows and clocks catch up with the call's time. */
@@ -66,7 +70,7 @@ advance_subject(Subject *subject, Clock clock, BlockList *spare)
 	subject_move_clock(subject, clock);
 }
 
-/* Step 3: how many blocks counting the call may take. */
+/* Step 3: return how many blocks counting the call may take. */
 static uint32
 blocks_for(const CallSubject *part)
 {
@@ -81,7 +85,10 @@ blocks_for(const CallSubject *part)
 	return blocks;
 }
 
-/* Put the blocks for a call into the spare blocks; false if there are not enough. */
+/*
+ * Put the blocks for counting a call into the spare blocks, and those for remembering
+ * its retry.  Returns false if there are not enough.
+ */
 static bool
 gather_blocks(Call *call, BlockList *spare)
 {
@@ -95,6 +102,7 @@ gather_blocks(Call *call, BlockList *spare)
 		pool_fill(&store->pool, spare, needed, partition_of(call->hashes[0]));
 }
 
+/* Return whether a window is one of those that the part was planned with. */
 static bool
 is_planned(const CallSubject *part, const SubjectWindow *window)
 {
@@ -104,7 +112,10 @@ is_planned(const CallSubject *part, const SubjectWindow *window)
 	return false;
 }
 
-/* Count the call in windows that are not the tier's, or drop them if empty. */
+/*
+ * Count the call in the subject's windows that are not the tier's, and drop
+ * those of them that have run empty.
+ */
 static void
 count_elsewhere(CallSubject *part, TimestampTz now, int64 cost, BlockList *spare)
 {
@@ -131,7 +142,7 @@ count_elsewhere(CallSubject *part, TimestampTz now, int64 cost, BlockList *spare
 	}
 }
 
-/* Step 4. */
+/* Step 4: count the call in all windows of a subject. */
 static void
 count_call(CallSubject *part, TimestampTz now, int64 cost, BlockList *spare)
 {
@@ -149,8 +160,8 @@ count_call(CallSubject *part, TimestampTz now, int64 cost, BlockList *spare)
 }
 
 /*
- * Drop the windows that have too rough an idea to deny by; whether there were
- * any.
+ * Drop the windows that are too rough to deny by, once in a call.  Returns
+ * whether there were any.
  */
 static bool
 drop_blurred(Call *call, BlockList *spare)
@@ -173,7 +184,7 @@ drop_blurred(Call *call, BlockList *spare)
 	return any;
 }
 
-/* What is logged of the call's decision. */
+/* Put down in the row what is logged of the call's decision. */
 static void
 fill_row(LogRow *row, const Call *call, const Verdict *verdict)
 {
@@ -186,9 +197,10 @@ fill_row(LogRow *row, const Call *call, const Verdict *verdict)
 }
 
 /*
- * There is room for a row: it will be the newest one of the subjects that it
- * concerns, also of those that are not in memory, since nothing limits them
- * now.  It is appended when the locks are released.
+ * Note where the row of a decided call will be, now that there is room for it.
+ * If the call is admitted, the row is the newest one of its subjects, also of
+ * those that are not in memory since nothing limits them now.  The row is
+ * appended when the locks are released.
  */
 static void
 note_row(Call *call, const RingPlace *place, const LogRow *row)
@@ -205,7 +217,11 @@ note_row(Call *call, const RingPlace *place, const LogRow *row)
 		durable_position = Max(durable_position, place->end);
 }
 
-/* Who repeats a request waits for its row as the one before did. */
+/*
+ * Have a session that repeats a call wait for the row of that call, as the
+ * session that was charged did.  The answer is in memory, and the retry's
+ * partition is locked.
+ */
 static void
 await_record_of(const Retry *retry)
 {
@@ -214,7 +230,10 @@ await_record_of(const Retry *retry)
 							   subject_find(&retry->subject)->log_position);
 }
 
-/* Whether a call of before may be among those that were given back unnamed. */
+/*
+ * Return whether units were given back to one of the subjects without naming a
+ * call, so that a call in memory may be among those that were given back.
+ */
 static bool
 has_given_back(const Call *call)
 {
@@ -224,7 +243,11 @@ has_given_back(const Call *call)
 	return false;
 }
 
-/* Steps 1 to 4 under the lock. */
+/*
+ * Steps 1 to 4.  The call's partitions are locked EXCLUSIVE.  On DONE the
+ * verdict is set and the call is counted and logged, unless retry->state says
+ * that it was admitted before; on any other outcome nothing is counted.
+ */
 static Outcome
 try_charge(Call *call, LogQueue *queue, LogRow *row, RingPlace *place,
 		   Verdict *verdict)
@@ -233,6 +256,7 @@ try_charge(Call *call, LogQueue *queue, LogRow *row, RingPlace *place,
 	PartitionStats *stats = store_stats(call->hashes[0]);
 	Outcome		outcome = DONE;
 
+	/* A retry of a call that was admitted before is not charged again. */
 	if (call->retry != NULL)
 		switch (retry_look_up(call->retry, call->clock,
 							  has_given_back(call)))
@@ -245,6 +269,8 @@ try_charge(Call *call, LogQueue *queue, LogRow *row, RingPlace *place,
 			case RETRY_UNCERTAIN:
 				return NEEDS_LOGGED_ANSWER;
 		}
+
+	/* Step 1: all windows have to be there; let them catch up. */
 	for (int i = 0; i < call->count; i++)
 		if (!call_is_complete(&call->parts[i]))
 			return NEEDS_WINDOWS;
@@ -252,8 +278,11 @@ try_charge(Call *call, LogQueue *queue, LogRow *row, RingPlace *place,
 		if (call->parts[i].subject != NULL)
 			advance_subject(call->parts[i].subject, call->clock, &spare);
 
+	/* Step 2: decide the call. */
 	*verdict = evaluate(call);
 	fill_row(row, call, verdict);
+
+	/* Step 3: see that there is all that the decision needs. */
 	if (!verdict->allowed && drop_blurred(call, &spare))
 		outcome = NEEDS_WINDOWS;
 	else if (verdict->allowed && !gather_blocks(call, &spare))
@@ -262,6 +291,7 @@ try_charge(Call *call, LogQueue *queue, LogRow *row, RingPlace *place,
 		outcome = NEEDS_LOG;
 	else
 	{
+		/* Step 4: from here on nothing can fail. */
 		for (int i = 0; verdict->allowed && i < call->count; i++)
 			count_call(&call->parts[i], call->clock.now, call->cost, &spare);
 		if (verdict->allowed && call->retry != NULL)
@@ -272,11 +302,15 @@ try_charge(Call *call, LogQueue *queue, LogRow *row, RingPlace *place,
 		else
 			stats->denied++;
 	}
+
+	/*
+	 * Return the blocks that windows have let go of, or that were not needed.
+	 */
 	pool_return(&store->pool, &spare, partition_of(call->hashes[0]));
 	return outcome;
 }
 
-/* See to what an operation lacks, which may take time; no lock is held. */
+/* Provide what a charge lacks, which may take time.  No lock is held. */
 static void
 provide(Outcome lacking, Call *call, LogQueue *queue, const LogRow *row)
 {
@@ -303,6 +337,18 @@ provide(Outcome lacking, Call *call, LogQueue *queue, const LogRow *row)
 	call_read_clock(call);
 }
 
+/*
+ * Decide a call of cost >= 0 credits, count it in all windows of all its
+ * subjects if it is allowed, and append the decision to the request log.  The
+ * row says who calls; the rest of it is filled in here.
+ *
+ * A retry (NULL: the call has no request_id) of a call that was admitted
+ * before is not charged again, nor is one whose admission is uncertain:
+ * retry->state says so, and then there is no verdict.
+ *
+ * Raises an ERROR, with nothing counted, if there is no memory for the call or
+ * if it can't be logged.  No lock may be held.
+ */
 Verdict
 limiter_charge(const Charge *charges, int count, Clock clock, int64 cost,
 			   LogRow *row, Retry *retry)
@@ -316,6 +362,11 @@ limiter_charge(const Charge *charges, int count, Clock clock, int64 cost,
 	call_begin(&call, charges, count, clock, cost);
 	if (retry != NULL)
 		call_add_retry(&call, retry);
+
+	/*
+	 * Try until nothing is lacking; what is lacking is provided without a
+	 * lock.
+	 */
 	do
 	{
 		queue = log_open();
@@ -329,6 +380,7 @@ limiter_charge(const Charge *charges, int count, Clock clock, int64 cost,
 	return verdict;
 }
 
+/* Return whether any limit of the tier needs a window that is less rough. */
 static bool
 any_blurred(const CallSubject *part)
 {
@@ -339,8 +391,9 @@ any_blurred(const CallSubject *part)
 }
 
 /*
- * Lock a call's subjects to look at their windows, which are in shared memory
- * or else built from the log for this backend alone.
+ * Lock a call's subjects SHARED to look at their windows, which are in shared
+ * memory or else built from the log for this backend alone.  call_unlock()
+ * releases the locks.
  */
 static void
 lock_to_look(Call *call)
@@ -352,6 +405,8 @@ lock_to_look(Call *call)
 
 		if (call_is_complete(part) && !any_blurred(part))
 			continue;
+
+		/* Something is missing: build all windows here, without a lock. */
 		call_unlock(call);
 		rebuild_for_backend(call, DT_NOEND);
 		partition_lock(call->hashes, call->nlocks, LW_SHARED);
@@ -359,6 +414,11 @@ lock_to_look(Call *call)
 	}
 }
 
+/*
+ * Return the verdict on a call of this cost if it came now; nothing is
+ * counted, nor changed at all.  May wait for the log and raise an ERROR; no
+ * lock may be held.
+ */
 Verdict
 limiter_peek(const Charge *charges, int count, Clock clock, int64 cost)
 {
@@ -372,6 +432,11 @@ limiter_peek(const Charge *charges, int count, Clock clock, int64 cost)
 	return verdict;
 }
 
+/*
+ * Return the verdict on an admitted call of this cost at this time, as the log
+ * has it, by what the log says of the time before it.  Nothing is changed.
+ * May wait for the log and raise an ERROR; no lock may be held.
+ */
 Verdict
 limiter_recall(const Charge *charges, int count, TimestampTz at, int64 cost)
 {
@@ -383,6 +448,11 @@ limiter_recall(const Charge *charges, int count, TimestampTz at, int64 cost)
 	return evaluate(&call);
 }
 
+/*
+ * Put down what each of the tier's limits holds now, in their order:
+ * tier->nlimits of uses.  Nothing is changed.  May wait for the log and raise
+ * an ERROR; no lock may be held.
+ */
 void
 limiter_usage(const Charge *charge, Clock clock, LimitUse *uses)
 {
@@ -400,6 +470,12 @@ limiter_usage(const Charge *charge, Clock clock, LimitUse *uses)
 	call_unlock(&call);
 }
 
+/*
+ * Log, and count in the statistics, a call that was refused with the row's
+ * error code before its limits were looked at.  The hash is that of the
+ * subject, whose partition orders its rows.  May wait for the log and raise an
+ * ERROR; no lock may be held.
+ */
 void
 limiter_refuse(uint64 hash, LogRow *row)
 {
@@ -426,12 +502,22 @@ limiter_refuse(uint64 hash, LogRow *row)
 	log_nudge(queue);
 }
 
+/*
+ * Note that this session has a row up to this end position that
+ * limiter_wait_durable() has to wait for.  Any lock may be held.
+ */
 void
 limiter_note_durable(uint64 position)
 {
 	durable_position = Max(durable_position, position);
 }
 
+/*
+ * Wait until all that this session has admitted, given back or reset since the
+ * last call of this function is on disk, where tierlimit.durability says so.
+ * Raises an ERROR, which undoes nothing, if that takes long; no lock may be
+ * held.
+ */
 void
 limiter_wait_durable(void)
 {

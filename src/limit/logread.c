@@ -9,10 +9,10 @@
  * and the rows of the gaps between these.  So the cost is bounded by minutes
  * rather than by calls, whatever the size of the log.
  *
- * A row with negative numbers gives back: the call that it names by its
- * request_id; or, if it names none, the newest units of its key; or, if it is a
- * reset (its shadow_code is 0), all that was counted before, whatever its numbers
- * are.  What comes out of here has that done already.
+ * A row with negative numbers gives something back: the call that it names by
+ * its request_id; or, if it names none, the newest units of its key; or, if it
+ * is a reset (its shadow_code is 0), all that was counted before, whatever its
+ * numbers are.  The sums that are returned have that done already.
  *
  *-------------------------------------------------------------------------
  */
@@ -39,12 +39,15 @@
 	" AND ip OPERATOR(pg_catalog.<=) pg_catalog.host(pg_catalog.broadcast($1::pg_catalog.inet))::pg_catalog.inet" \
 	" AND error_code OPERATOR(pg_catalog.=) 0"
 
-/* The rows of who called without a key, from such an address or from none. */
+/* The rows of callers without a key, from such an address or from none. */
 #define OF_ANONYMOUS "key IS NULL AND " OF_ADDRESS
 #define OF_NOBODY \
 	"key IS NULL AND ip IS NULL AND error_code OPERATOR(pg_catalog.=) 0"
 
-/* Is there anything?  Mostly there is not: the key is a new one. */
+/*
+ * This asks whether there is any row.  Mostly there is none: the key is a new
+ * one.
+ */
 #define ANY_ROW(subject) { \
 	"SELECT 1 FROM tierlimit.request_log WHERE " subject \
 	" AND at OPERATOR(pg_catalog.>) $2 AND " WITHIN_DAYS " LIMIT 1", \
@@ -52,8 +55,8 @@
 }
 
 /*
- * What a row r gives back: infinity, all; minus infinity, a call before the span;
- * NULL, what its key's newest calls are, or nothing.
+ * What a row r gives back: infinity stands for all; minus infinity for a call
+ * before the span; NULL for the newest calls of its key, or for nothing.
  */
 #define CALL_AT \
 	"CASE WHEN r.shadow_code OPERATOR(pg_catalog.=) 0 THEN 'infinity'::pg_catalog.timestamptz" \
@@ -110,7 +113,7 @@
 	1, {TEXTOID}, NULL \
 }
 
-/* In which hour a key was last called, of those that are summed up. */
+/* The hour in which a key was last called, of the hours that are summed up. */
 static SpiStatement last_hour = {
 	"SELECT hour FROM tierlimit.usage_hourly"
 	" WHERE key OPERATOR(pg_catalog.=) $1 ORDER BY hour DESC LIMIT 1",
@@ -121,7 +124,7 @@ static SpiStatement read_state = {
 	"SELECT summed_until FROM tierlimit.log_state", 0, {0}, NULL
 };
 
-/* When a request that is given back was admitted. */
+/* The time at which a call that is given back was admitted. */
 static SpiStatement call_time = {
 	"SELECT pg_catalog.max(at) FROM tierlimit.request_log"
 	" WHERE key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1"
@@ -131,16 +134,19 @@ static SpiStatement call_time = {
 	3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, NULL
 };
 
-/* No limit counts what was longer ago than this, in days. */
+/* No limit counts what happened more than so many days ago. */
 #define LONGEST_PAST 400
 
 /*
- * A long span is read by pieces, since as many locks as a year's partitions and
- * their indexes need are not to be had by many sessions at a time.
+ * A long span is read by pieces of so many days, since many sessions at a time
+ * can't have as many locks as a year's partitions and their indexes need.
  */
 #define DAYS_AT_ONCE 16
 
-/* By SubjectKind.  (Only of keys and accounts there are sums of minutes.) */
+/*
+ * The statements by SubjectKind.  (There are sums of minutes of keys and
+ * accounts only.)
+ */
 static SpiStatement any_row[] = {
 	ANY_ROW(OF_KEY), ANY_ROW(OF_ACCOUNT), ANY_ROW(OF_ADDRESS),
 	ANY_ROW(OF_ANONYMOUS), ANY_ROW(OF_NOBODY)
@@ -154,6 +160,7 @@ static SpiStatement newest_tier[] = {
 	NEWEST_TIER(OF_ANONYMOUS), NEWEST_TIER(OF_NOBODY)
 };
 
+/* Return the subject's name as text, in the current memory context. */
 static Datum
 name_of(const SubjectName *subject)
 {
@@ -161,6 +168,7 @@ name_of(const SubjectName *subject)
 													subject->length));
 }
 
+/* Return the hash that stands for a key or request_id in LogSum. */
 uint64
 logread_hash(const char *bytes, int length)
 {
@@ -169,7 +177,7 @@ logread_hash(const char *bytes, int length)
 
 #define NO_KEY logread_hash("", 0)
 
-/* The hash of a text column of a row; 0 for NULL. */
+/* Return the hash of a text column of a row; 0 for NULL. */
 static uint64
 column_hash(int row, int column)
 {
@@ -178,7 +186,7 @@ column_hash(int row, int column)
 	return value == NULL ? 0 : logread_hash(value, strlen(value));
 }
 
-/* A row that the query returned. */
+/* Read a row of the query's result into a sum. */
 static void
 read_sum(LogSum *sum, int row)
 {
@@ -199,7 +207,7 @@ read_sum(LogSum *sum, int row)
 	}
 }
 
-/* Put the rows that the query returned in front of what is later. */
+/* Put the rows of the query's result in front of the later ones. */
 static void
 prepend_sums(LogSums *log)
 {
@@ -218,9 +226,9 @@ prepend_sums(LogSums *log)
 }
 
 /*
- * Read some days of the log, of which all later ones have been read.  Where those
- * had sums that stand for several rows, they had all the single rows that were
- * asked for.
+ * Read some days of the log, of which all later days have been read.  Where
+ * those had sums that stand for several rows, they had all the single rows
+ * that were asked for.
  */
 static void
 read_days(SpiReading *reading, const SubjectName *subject, const LogSpan *span,
@@ -235,8 +243,9 @@ read_days(SpiReading *reading, const SubjectName *subject, const LogSpan *span,
 }
 
 /*
- * The first of the newest days that are read at once: all of them, or from a
- * multiple of DAYS_AT_ONCE on, so that other subjects want the same.
+ * Return the first of the newest days that are read at once: either all days,
+ * or those from a multiple of DAYS_AT_ONCE on, so that other subjects ask for
+ * the same.
  */
 static int32
 newest_days(int32 first)
@@ -266,9 +275,9 @@ take_from(LogSum *sum, int64 *requests, int64 *credits)
 }
 
 /*
- * Have the sum number i give back, of the older ones.  A sum of a minute has calls
- * of several keys if it is an account's: it serves for any of them.  What names no
- * key is given back to an address, whoever called from there.
+ * Have sum number i give back units of the older sums.  A sum of a minute has
+ * calls of several keys if it is an account's: it serves for any of them.  A
+ * row of an address that names no key gives back to any caller from there.
  */
 static void
 give_back(LogSums *log, int i)
@@ -295,7 +304,10 @@ give_back(LogSums *log, int i)
 			if (sum->key == row->key || sum->key == 0 || row->key == NO_KEY)
 				take_from(sum, &requests, &credits);
 		}
-		/* The call's own row, or the sum of a minute that it is in. */
+
+		/*
+		 * This is the call's own row, or the sum of the minute that it is in.
+		 */
 		else if (sum->at == row->call_at
 				 ? sum->request_id == row->request_id || sum->key == 0
 				 : sum->at > row->call_at &&
@@ -305,9 +317,10 @@ give_back(LogSums *log, int i)
 }
 
 /*
- * Find the time of the call that is given back by number i, which was read in
- * another piece: among what was read since, or else, if it is in the sum of a
- * minute, in the log.  It stays unknown if it was before the span.
+ * Find the time of the call that sum number i gives back, which was read in
+ * another piece.  It is looked for among the sums that were read, or else, if
+ * it is in the sum of a minute, in the log.  It stays unknown if it was before
+ * the span.
  */
 static void
 find_call(SpiReading *reading, LogSums *log, int i, TimestampTz since)
@@ -332,7 +345,10 @@ find_call(SpiReading *reading, LogSums *log, int i, TimestampTz since)
 		row->call_at = DT_NOBEGIN;
 }
 
-/* Whether it is a deletion of the key that is later than those that count. */
+/*
+ * Return whether the row is a deletion of the key that is later than those
+ * that count.
+ */
 static bool
 is_unknown_deletion(const LogSum *row, const LogSpan *span)
 {
@@ -340,6 +356,12 @@ is_unknown_deletion(const LogSum *row, const LogSpan *span)
 		span->no_deletion_after != 0 && row->at > span->no_deletion_after;
 }
 
+/*
+ * Read what is written of a subject in this span.  Returns the sums in the
+ * order of their times, allocated in the caller's memory context, with all
+ * refunds done.  Raises an ERROR if the log can't be read; no lock may be
+ * held.
+ */
 LogSums
 logread_sums(const SubjectName *subject, const LogSpan *span)
 {
@@ -358,6 +380,11 @@ logread_sums(const SubjectName *subject, const LogSpan *span)
 											  sizeof(TimestampTz),
 											  FLOAT8PASSBYVAL,
 											  TYPALIGN_DOUBLE));
+
+	/*
+	 * Read the newest days first, and then piece by piece what is before
+	 * them.
+	 */
 	for (int i = 1;; i++)
 	{
 		read_days(&reading, subject, span, days, args, &log);
@@ -367,6 +394,8 @@ logread_sums(const SubjectName *subject, const LogSpan *span)
 		days.first = i < LONGEST_PAST / DAYS_AT_ONCE
 			? Max(days.first - DAYS_AT_ONCE, first) : first;
 	}
+
+	/* Do the refunds, the oldest first. */
 	for (int i = 0; i < log.count; i++)
 	{
 		if (log.sums[i].call_at == DT_NOBEGIN)
@@ -378,6 +407,13 @@ logread_sums(const SubjectName *subject, const LogSpan *span)
 	return log;
 }
 
+/*
+ * Return what is counted still of a subject's call at this time with this
+ * request_id; nothing, if there is no such call.  Sets *newest to the time to
+ * which the subject's newest row takes its clock, or to the call's time if it
+ * has no row from then on.  Raises an ERROR if the log can't be read; no lock
+ * may be held.
+ */
 LogSum
 logread_call(const SubjectName *subject, TimestampTz at, LogText request_id,
 			 TimestampTz *newest)
@@ -397,7 +433,7 @@ logread_call(const SubjectName *subject, TimestampTz at, LogText request_id,
 	return sum;
 }
 
-/* The day from which on a key's newest row is in the log only. */
+/* Return the day from which on a key's newest row may be in the log only. */
 static int32
 first_day_unsummed(SpiReading *reading)
 {
@@ -407,8 +443,9 @@ first_day_unsummed(SpiReading *reading)
 }
 
 /*
- * Look for the newest row of a subject that has no sums, in a few days first and
- * then in twice as many before these: false if there is none that may count.
+ * Look for the newest row of a subject that has no sums, in a few days first
+ * and then in twice as many before these.  Returns false if there is none that
+ * may count.
  */
 static bool
 find_newest(SpiReading *reading, const SubjectName *subject, Datum *name)
@@ -428,9 +465,9 @@ find_newest(SpiReading *reading, const SubjectName *subject, Datum *name)
 }
 
 /*
- * The same for a key: in the days that may not be summed up yet, and then in the
- * last one that sums know of.  Where it was but denied then, it has to be looked
- * for.
+ * Look for the newest row of a key: in the days that may not be summed up yet,
+ * and then on the last day that sums know of.  If the key had only denials
+ * then, its newest row has to be looked for as that of a subject without sums.
  */
 static bool
 find_newest_of_key(SpiReading *reading, const SubjectName *subject, Datum *name)
@@ -449,6 +486,11 @@ find_newest_of_key(SpiReading *reading, const SubjectName *subject, Datum *name)
 	return SPI_processed > 0 || find_newest(reading, subject, name);
 }
 
+/*
+ * Return the tier of a subject's newest row that was charged, as text in the
+ * caller's memory context; NULL if there is none.  Raises an ERROR if the log
+ * can't be read; no lock may be held.
+ */
 text *
 logread_tier(const SubjectName *subject)
 {

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * policy.c
- *		Who is counted for a key, and under which tier.
+ *		The subject that is counted for a key, and its tier.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,14 +14,17 @@
 #include "utils/timestamp.h"
 
 /*
- * How often a key and the tiers are read until they agree.  The second time
- * will do unless tiers change faster than we read.
+ * So often a key and the tiers are read, until they agree.  The second time
+ * will do unless tiers change faster than they are read.
  */
 #define MAX_ATTEMPTS 10
 
-/* The name of all who have neither key nor address. */
+/* The name of all callers that have neither key nor address. */
 #define NOBODY "nobody"
 
+/*
+ * Return why a registered key may not call at this time: an error code, or 0.
+ */
 static int32
 refusal_of(const ApiKeyRow *record, TimestampTz now)
 {
@@ -40,11 +43,14 @@ refusal_of(const ApiKeyRow *record, TimestampTz now)
 }
 
 /*
- * Look up the key, the tier (the one that the caller names, or else the key's)
- * and that of addresses, all as they were at one moment: again, if tiers changed
- * meanwhile.  A transaction that renames tiers, or inserts one with its keys, may
- * have committed but not yet told us so: then what we know of tiers is too old.
- * (First the caller's tier: meanwhile the key is fetched from memory.)
+ * Look up the key, its tier (the one that the caller names, or else the key's)
+ * and the tier of addresses, all as they were at one moment.  If tiers change
+ * meanwhile, all is looked up again.
+ *
+ * A transaction that renames tiers, or inserts one with its keys, may have
+ * committed without its invalidation having reached this session: then what
+ * the session knows of tiers is too old.  The caller's tier is looked up
+ * first: meanwhile the processor fetches the key from memory.
  */
 static void
 look_up(const text *tier, Policy *policy)
@@ -80,7 +86,9 @@ look_up(const text *tier, Policy *policy)
 			 errhint("Try again.")));
 }
 
-/* Look up what the subject of the charge stands for, with the tier. */
+/*
+ * Read the clock, and look up the row of the charge's subject, and the tier.
+ */
 static void
 begin_policy(Policy *policy, const text *tier)
 {
@@ -89,7 +97,7 @@ begin_policy(Policy *policy, const text *tier)
 	look_up(tier, policy);
 }
 
-/* Put down whether the key may call, and who is charged. */
+/* Set the refusal, and the charge, by what was looked up. */
 static void
 finish_policy(Policy *policy)
 {
@@ -110,6 +118,11 @@ finish_policy(Policy *policy)
 	charge->timezone = record->timezone;
 }
 
+/*
+ * Find out what applies to a key (1 to MAX_NAME_LENGTH bytes) now; tier is the
+ * one that the caller names, NULL for the key's own.  May read tables; raises
+ * an ERROR if the caller's tier does not exist.  No lock may be held.
+ */
 void
 policy_for_key(const text *key, const text *tier, Policy *policy)
 {
@@ -121,6 +134,11 @@ policy_for_key(const text *key, const text *tier, Policy *policy)
 	finish_policy(policy);
 }
 
+/*
+ * Find out what applies now to the key that a secret belongs to; if there is
+ * none, the policy is a refusal.  May read tables and raise an ERROR; no lock
+ * may be held.
+ */
 void
 policy_for_secret(const text *secret, Policy *policy)
 {
@@ -139,7 +157,11 @@ policy_for_secret(const text *secret, Policy *policy)
 	finish_policy(policy);
 }
 
-/* It has no row of api_key, hence its defaults. */
+/*
+ * Return the charge to a subject that can't be registered, by its name, whose
+ * bytes stay the caller's.  There is no row of api_key for it, hence it has
+ * the defaults of that table.
+ */
 Charge
 policy_charge_unregistered(SubjectKind kind, const char *name, int length,
 						   const Tier *tier)
@@ -154,6 +176,9 @@ policy_charge_unregistered(SubjectKind kind, const char *name, int length,
 	return charge;
 }
 
+/*
+ * Return the charge to the subject of this kind that has the address's name.
+ */
 static Charge
 charge_by_address(SubjectKind kind, const inet *address, const Tier *tier)
 {
@@ -164,6 +189,11 @@ charge_by_address(SubjectKind kind, const inet *address, const Tier *tier)
 									  tier);
 }
 
+/*
+ * Find out what applies to a caller without a key, from this address (NULL:
+ * none).  The tier is the one for such calls; if it is NULL they are refused.
+ * Raises an ERROR if the clock can't be read; no lock may be held.
+ */
 void
 policy_for_anonymous(const inet *address, const Tier *tier, Policy *policy)
 {
@@ -179,6 +209,10 @@ policy_for_anonymous(const inet *address, const Tier *tier, Policy *policy)
 		policy->charge = charge_by_address(SUBJECT_ANONYMOUS, address, tier);
 }
 
+/*
+ * Return the charge of a call to its address, under the tier of addresses.
+ * The name is allocated in the current memory context.
+ */
 Charge
 policy_charge_address(const inet *address, const Tier *tier)
 {

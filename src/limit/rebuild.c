@@ -8,26 +8,26 @@
  * windows of its tier back from the log; so does a subject that gets a new
  * window, with a new tier or limit.
  *
- * Whoever needs the windows claims the subject (subject->claimed), which stops
- * all others who want to count it; waits until its newest rows are written;
- * reads them; plays them into windows in memory of its own; and puts these,
- * complete, into shared memory.  The others wait meanwhile: so it is done
- * once.
+ * A session that needs the windows claims the subject (subject->claimed),
+ * which stops all others that want to count it; waits until its newest rows
+ * are written; reads them; plays them into windows in memory of its own; and
+ * puts these, complete, into shared memory.  The others wait meanwhile: so it
+ * is done once.
  *
- * Locks: the partition's is held to claim and to put the result in place, not
- * in between.
+ * Locks: the partition's lock is held to claim the subject and to put the
+ * result in place, not in between.
  *
- * The cost is that of reading: windows whose slots are shorter than a minute
- * (those of less than window_slots minutes), and those that have to be exact, as
- * their max is within window_slots, have all of their rows read; others the
- * newest ones and sums of minutes.
+ * The cost is that of reading.  Windows whose slots are shorter than a minute
+ * (those of less than window_slots minutes), and those that have to be exact,
+ * as their max is within window_slots, have all of their rows read; the others
+ * have the newest rows and sums of minutes read.
  *
- * Rows later than the clock says are of a clock that was wrong, or of an import.
- * They count as of now; and so that they do so for good, a row that is queued with
- * the result has the log writer change their times.
+ * Rows that are later than the clock says are of a clock that was wrong, or of
+ * an import.  They count as of now; and so that they do so for good, a row
+ * that is queued with the result has the log writer change their times.
  *
- * Whoever only looks (peek, usage) does the same without a claim, and keeps
- * the result to itself: that works on a standby, too.
+ * A session that only looks (peek, usage) does the same without a claim, and
+ * keeps the result to itself: that works on a standby, too.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,6 +47,10 @@
 /* Sums of minutes will do for windows that keep calls together for longer. */
 #define COARSEST_SUM USECS_PER_MINUTE
 
+/*
+ * Double the private blocks, or allocate the first ones, in the current memory
+ * context.
+ */
 static void
 private_blocks_grow(PrivateBlocks *shop)
 {
@@ -61,13 +65,17 @@ private_blocks_grow(PrivateBlocks *shop)
 	shop->size = size;
 }
 
+/* Free the windows that rebuild_windows() has built. */
 void
 rebuild_done(RebuiltWindows *rebuilt)
 {
 	pfree(rebuilt->blocks.spare.base);
 }
 
-/* From when on a window counts; what was decided then is not counted yet. */
+/*
+ * Return since when a window counts: what was decided at that time is not
+ * counted any more, what was decided later is.
+ */
 static TimestampTz
 window_since(const CallSubject *part, int i, TimestampTz now)
 {
@@ -75,7 +83,7 @@ window_since(const CallSubject *part, int i, TimestampTz now)
 		? part->current[i].start - 1 : now - part->ids[i].period;
 }
 
-/* Play one sum into a window. */
+/* Count one sum in a window that is built. */
 static void
 play(Window *window, PrivateBlocks *shop, Moment moment, int64 amount)
 {
@@ -85,13 +93,17 @@ play(Window *window, PrivateBlocks *shop, Moment moment, int64 amount)
 	window_add(window, &shop->spare, moment, amount);
 }
 
+/* Return how many units of a kind a sum has. */
 static int64
 amount_in(const LogSum *sum, Unit unit)
 {
 	return unit == UNIT_CREDITS ? sum->credits : sum->requests;
 }
 
-/* The sum from which on the newest window_slots units are found. */
+/*
+ * Return the number of the sum from which on the newest window_slots units are
+ * found.
+ */
 static int
 first_of_newest(const LogSums *log, Unit unit)
 {
@@ -105,6 +117,10 @@ first_of_newest(const LogSums *log, Unit unit)
 	return i;
 }
 
+/*
+ * Return how many units were counted after since, up to and including until,
+ * and not given back; at most PG_INT64_MAX.
+ */
 int64
 rebuild_sum(const LogSums *log, Unit unit, TimestampTz since, TimestampTz until)
 {
@@ -122,8 +138,8 @@ rebuild_sum(const LogSums *log, Unit unit, TimestampTz since, TimestampTz until)
 }
 
 /*
- * Whether sums of minutes will do for a window.  A slot that is made of them
- * spans up to a minute more than the times of its sums do.
+ * Return whether sums of minutes will do for a window.  A slot that is made of
+ * them spans up to a minute more than the times of its sums do.
  */
 static bool
 minutes_will_do(const TierLimit *limit)
@@ -132,7 +148,7 @@ minutes_will_do(const TierLimit *limit)
 		!evaluate_is_exact(limit);
 }
 
-/* What of the log the windows of a call's subject need. */
+/* Return what the windows of a call's subject need of the log. */
 static LogSpan
 span_of(const CallSubject *part, Clock clock)
 {
@@ -158,6 +174,7 @@ span_of(const CallSubject *part, Clock clock)
 	return span;
 }
 
+/* Make a window of the limit's kind, which counts nothing yet. */
 static void
 init_window(Window *window, const TierLimit *limit, const WindowId *id)
 {
@@ -169,8 +186,9 @@ init_window(Window *window, const TierLimit *limit, const WindowId *id)
 }
 
 /*
- * The newest units, of which a limit within window_slots can deny, are told
- * apart, however many older ones there are: those are kept together.
+ * Build window i from the sums of the log, as of now.  The newest units, of
+ * which a limit within window_slots can deny, are told apart, however many
+ * older ones there are; the older ones are kept together.
  */
 static void
 build_window(RebuiltWindows *rebuilt, const CallSubject *part, int i, const LogSums *log,
@@ -204,7 +222,12 @@ build_window(RebuiltWindows *rebuilt, const CallSubject *part, int i, const LogS
 		window->sliding.slot_width += COARSEST_SUM;
 }
 
-/* They keep their order, and each has a time of its own. */
+/*
+ * Move the rows that are later than this time by more than CLOCK_TOLERANCE to
+ * about this time.  They keep their order, and each gets a time of its own.
+ * Sets *any_later to whether there were any, and returns the time to which the
+ * rows move a subject's clock: DT_NOBEGIN if there are none.
+ */
 TimestampTz
 rebuild_bring_home(LogSums *log, TimestampTz now, bool *any_later)
 {
@@ -222,7 +245,7 @@ rebuild_bring_home(LogSums *log, TimestampTz now, bool *any_later)
 			clock = sum->at;
 		}
 		else
-			/* what comes after something was given back comes later */
+			/* A row that follows a refund is later than it. */
 			clock = sum->at + sum->gave_back;
 	}
 	if (log->count > 0)
@@ -230,6 +253,13 @@ rebuild_bring_home(LogSums *log, TimestampTz now, bool *any_later)
 	return clock;
 }
 
+/*
+ * Build all windows of a call's subject as they are at this time, or at the
+ * time of the subject's newest row if that is a little later; in the current
+ * memory context.  What was decided at the time until or later is left out
+ * (DT_NOEND: nothing is).  rebuild_done() frees the result.  Raises an ERROR
+ * if the log can't be read; no lock may be held.
+ */
 void
 rebuild_windows(RebuiltWindows *rebuilt, CallSubject *part, Clock clock,
 				TimestampTz until)
@@ -238,6 +268,7 @@ rebuild_windows(RebuiltWindows *rebuilt, CallSubject *part, Clock clock,
 	LogSpan		span = span_of(part, clock);
 	LogSums		log = logread_sums(&part->charge->subject, &span);
 
+	/* Leave out what is too new, and believe no time that can't be. */
 	while (until != DT_NOEND && log.count > 0 &&
 		   log.sums[log.count - 1].at >= until)
 		log.count--;
@@ -250,6 +281,8 @@ rebuild_windows(RebuiltWindows *rebuilt, CallSubject *part, Clock clock,
 		if (part->charge->tier->has_calendar)
 			call_plan(part, now);
 	}
+
+	/* Build the windows, in private memory. */
 	private_blocks_grow(&rebuilt->blocks);
 	for (int i = 0; i < part->nwindows; i++)
 		build_window(rebuilt, part, i, &log, now);
@@ -257,6 +290,7 @@ rebuild_windows(RebuiltWindows *rebuilt, CallSubject *part, Clock clock,
 		pfree(log.sums);
 }
 
+/* What became of an attempt to claim a subject. */
 typedef enum ClaimResult
 {
 	CLAIMED,
@@ -273,7 +307,10 @@ forget_windows(Subject *subject, BlockList *spare)
 	subject->clock = PG_INT64_MIN;
 }
 
-/* Claim the subject, which is created if need be. */
+/*
+ * Claim the part's subject, which is created if it is not in memory.  What it
+ * has counted by a clock that is not to be believed is forgotten first.
+ */
 static ClaimResult
 try_claim(CallSubject *part, Clock clock)
 {
@@ -281,6 +318,7 @@ try_claim(CallSubject *part, Clock clock)
 	BlockList	spare = {.base = store->blocks};
 	ClaimResult result = CLAIMED;
 
+	/* Find the subject; forget what it counted if that can't be believed. */
 	partition_lock(&name->hash, 1, LW_EXCLUSIVE);
 	call_find_windows(part, clock);
 	if (part->distrusted && !part->subject->claimed)
@@ -288,6 +326,8 @@ try_claim(CallSubject *part, Clock clock)
 		forget_windows(part->subject, &spare);
 		call_find_windows(part, clock);
 	}
+
+	/* See whether a claim is possible, and needed. */
 	if (part->subject != NULL && part->subject->claimed)
 		result = CLAIMED_BY_ANOTHER;
 	else if (call_is_complete(part))
@@ -300,6 +340,8 @@ try_claim(CallSubject *part, Clock clock)
 		else
 			result = NO_ROOM;
 	}
+
+	/* From here on no other session changes what the subject has counted. */
 	if (result == CLAIMED)
 		part->subject->claimed = true;
 	pool_return(&store->pool, &spare, partition_of(name->hash));
@@ -307,7 +349,10 @@ try_claim(CallSubject *part, Clock clock)
 	return result;
 }
 
-/* Put the windows that are missing in place; the spare blocks are what that takes. */
+/*
+ * Put the windows that are missing in place.  The spare has the blocks for
+ * that.
+ */
 static void
 install(CallSubject *part, const RebuiltWindows *rebuilt, BlockList *spare)
 {
@@ -319,6 +364,7 @@ install(CallSubject *part, const RebuiltWindows *rebuilt, BlockList *spare)
 						rebuilt->blocks.spare.base);
 }
 
+/* Return how many blocks the windows that are missing take. */
 static uint32
 blocks_to_install(const CallSubject *part, const RebuiltWindows *rebuilt)
 {
@@ -331,6 +377,7 @@ blocks_to_install(const CallSubject *part, const RebuiltWindows *rebuilt)
 	return needed;
 }
 
+/* What became of an attempt to put windows in place. */
 typedef enum InstallResult
 {
 	INSTALLED,
@@ -340,7 +387,8 @@ typedef enum InstallResult
 
 /*
  * Put the windows that are missing in place, all or none, and with them, if
- * there is a queue, the row that changes the times of others.
+ * there is a queue, the row that changes the times of others.  The subject is
+ * claimed by this session; no lock is held on entry.
  */
 static InstallResult
 try_install(CallSubject *part, const RebuiltWindows *rebuilt, Clock clock, LogQueue *queue,
@@ -351,9 +399,12 @@ try_install(CallSubject *part, const RebuiltWindows *rebuilt, Clock clock, LogQu
 	RingPlace	place = NO_PLACE;
 	InstallResult result = INSTALLED;
 
+	/* Find the claimed subject again; it can't have been removed. */
 	partition_lock(&name->hash, 1, LW_EXCLUSIVE);
 	call_find_windows(part, clock);
 	Assert(part->subject != NULL && part->subject->claimed);
+
+	/* Gather the blocks and the room in the log. */
 	if (!pool_fill(&store->pool, &spare, blocks_to_install(part, rebuilt),
 				   partition_of(name->hash)))
 		result = LACKS_BLOCKS;
@@ -361,6 +412,7 @@ try_install(CallSubject *part, const RebuiltWindows *rebuilt, Clock clock, LogQu
 		result = LACKS_LOG;
 	else
 	{
+		/* Change shared memory, which cannot fail. */
 		install(part, rebuilt, &spare);
 		subject_move_clock(part->subject, clock);
 		if (rebuilt->clock != DT_NOBEGIN)
@@ -370,11 +422,16 @@ try_install(CallSubject *part, const RebuiltWindows *rebuilt, Clock clock, LogQu
 	}
 	pool_return(&store->pool, &spare, partition_of(name->hash));
 	partition_unlock(&name->hash, 1);
+
+	/* Write the row to its place, if it has one, without a lock. */
 	log_append(&place, row);
 	return result;
 }
 
-/* The row that has those brought home which were too late for this time. */
+/*
+ * Return the row that has the log writer change the times of those rows that
+ * were too late for this time.
+ */
 static LogRow
 redating_row(const SubjectName *name, const RebuiltWindows *rebuilt, TimestampTz now)
 {
@@ -388,6 +445,7 @@ redating_row(const SubjectName *name, const RebuiltWindows *rebuilt, TimestampTz
 	return row;
 }
 
+/* Fill the windows of a subject that this session has claimed. */
 static void
 fill_claimed(CallSubject *part, Clock clock)
 {
@@ -398,15 +456,18 @@ fill_claimed(CallSubject *part, Clock clock)
 	InstallResult result;
 	TimestampTz since = GetCurrentTimestamp();
 
+	/* Read what is written, and build the windows from it. */
 	log_wait_written(claim_log_position(name));
 	clock = clock_read_again(clock);
 	call_plan(part, clock.now);
 	rebuild_windows(&rebuilt, part, clock, DT_NOEND);
 	row = redating_row(name, &rebuilt, clock.now);
 	clock.now = Max(clock.now, rebuilt.clock);
+
+	/* Put them in place, as soon as there is room for them. */
 	do
 	{
-		/* A clock of tests changes nothing in the log. */
+		/* A session's own clock changes nothing in the log. */
 		if (rebuilt.any_later && clock.source == CLOCK_SERVER)
 			queue = log_open();
 		result = try_install(part, &rebuilt, clock, queue, &row);
@@ -421,6 +482,12 @@ fill_claimed(CallSubject *part, Clock clock)
 	rebuild_done(&rebuilt);
 }
 
+/*
+ * Fill the windows of a call's subject that are missing in shared memory, or
+ * wait until another session has done so, or make room for them.  On return
+ * they may be missing still: the caller looks again.  Waits for the log, and
+ * raises an ERROR if that takes long or there is no room; no lock may be held.
+ */
 void
 rebuild_subject(CallSubject *part, Clock clock)
 {
@@ -447,6 +514,10 @@ rebuild_subject(CallSubject *part, Clock clock)
 	}
 }
 
+/*
+ * Return the tier that a subject was last called under, as text; NULL if it
+ * never was.  Waits for the log and may raise an ERROR; no lock may be held.
+ */
 text *
 rebuild_tier(const SubjectName *name)
 {
@@ -454,6 +525,12 @@ rebuild_tier(const SubjectName *name)
 	return logread_tier(name);
 }
 
+/*
+ * Build the windows of all parts of a call for this backend alone, in the
+ * current memory context, from what was decided before the time until
+ * (DT_NOEND: all), and move the call's clock on to theirs.  Waits for the log,
+ * except on a standby, and may raise an ERROR; no lock may be held.
+ */
 void
 rebuild_for_backend(Call *call, TimestampTz until)
 {

@@ -3,20 +3,21 @@
  * refund.c
  *		Giving back what was counted.
  *
- * The log gets a row with negative numbers; see logread.c for how it is read.  How
- * much there is to give back is what the log says of the time that the longest
- * limit of any tier spans: that is the same whatever is in memory.  What was
- * counted in a calendar period that is over is not given back in the next one;
- * though a reset forgets that, too.
+ * The log gets a row with negative numbers; see logread.c for how it is read.
+ * How much there is to give back is what the log says of the time that the
+ * longest limit of any tier spans: that is the same whatever is in memory.
+ * What was counted in a calendar period that is over is not given back in the
+ * next one; but a reset forgets that, too.
  *
- * Mostly memory will do: where each unit is to be given back by a key of its own
- * whose windows count as much, these give it, newest first.  Otherwise the subject
- * is claimed (claim.c), so that nothing is counted for it meanwhile; what is
- * written is read; and the row is queued under the same lock as the subject's
- * windows are dropped.  Its next call fills them from the log, with that row.
+ * Mostly memory will do: where units are to be given back to a key of its own
+ * whose windows count as many of each unit, the windows give them back, newest
+ * first.  Otherwise the subject is claimed (claim.c), so that nothing is
+ * counted for it meanwhile; what is written is read; and the row is queued
+ * under the same lock under which the subject's windows are dropped.  Its next
+ * call fills them from the log, with that row.
  *
- * Locks: as a charge (limiter.c).  Whoever holds a claim on a key may wait for one
- * on its account or address, never the other way round.
+ * Locks are taken as by a charge (limiter.c).  A session that holds a claim on
+ * a key may wait for one on its account or address, never the other way round.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,7 +43,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-/* By Unit. */
+/* So many units of each kind, by Unit. */
 typedef struct Units
 {
 	int64		amount[2];
@@ -52,7 +53,10 @@ static SpiStatement longest_query = {
 	"SELECT pg_catalog.max(period) FROM tierlimit.tier_limit", 0, {0}, NULL
 };
 
-/* The call of a retry, with the tier and the subjects that it was charged to. */
+/*
+ * The call with a request_id, with the tier and the subjects that it was
+ * charged to.
+ */
 static SpiStatement call_query = {
 	"SELECT at, account, tier, endpoint, ip FROM tierlimit.request_log"
 	" WHERE key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1"
@@ -63,7 +67,10 @@ static SpiStatement call_query = {
 	" AND requests OPERATOR(pg_catalog.>) 0 ORDER BY at DESC LIMIT 1", 3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, NULL
 };
 
-/* When the current period of the tier's longest calendar limit began. */
+/*
+ * Return the time just before the current period of the tier's longest
+ * calendar limit; DT_NOBEGIN if the tier has none.
+ */
 static TimestampTz
 current_since(const Charge *charge, TimestampTz now)
 {
@@ -77,7 +84,10 @@ current_since(const Charge *charge, TimestampTz now)
 	return DT_NOBEGIN;
 }
 
-/* Since when any limit counts; a calendar month or year may be a long one. */
+/*
+ * Return since when any limit counts, or any call may be retried.  A calendar
+ * month or year is taken to be a long one.
+ */
 static TimestampTz
 counted_since(TimestampTz now)
 {
@@ -96,8 +106,8 @@ counted_since(TimestampTz now)
 }
 
 /*
- * Since when something can be given back: not of a period of the tier's longest
- * calendar limit that is over.
+ * Return since when something can be given back: nothing is given back of a
+ * period of the tier's longest calendar limit that is over.
  */
 static TimestampTz
 refunded_since(const Charge *charge, TimestampTz now)
@@ -106,8 +116,9 @@ refunded_since(const Charge *charge, TimestampTz now)
 }
 
 /*
- * What is counted of a subject: of the row's key, or all if there is none; and
- * where its rows take its clock.
+ * Return how many units are counted of a subject since a time: those of the
+ * row's key, or all if key is NULL.  Sets *newest to the time to which its
+ * rows take its clock; DT_NOBEGIN if there are none.
  */
 static Units
 counted_units(const SubjectName *subject, Clock clock, TimestampTz since, const LogText *key,
@@ -139,13 +150,17 @@ counted_units(const SubjectName *subject, Clock clock, TimestampTz since, const 
 	return units;
 }
 
+/* Return whether there are no units. */
 static bool
 is_nothing(Units units)
 {
 	return units.amount[UNIT_REQUESTS] == 0 && units.amount[UNIT_CREDITS] == 0;
 }
 
-/* The row that gives so much back; it has its size whatever the numbers are. */
+/*
+ * Fill in the row that gives so many units back.  Its size does not depend on
+ * the numbers.
+ */
 static void
 fill_row(LogRow *row, TimestampTz at, Units units)
 {
@@ -156,7 +171,10 @@ fill_row(LogRow *row, TimestampTz at, Units units)
 	row->waited_for = tierlimit_durability == DURABILITY_SYNC;
 }
 
-/* What comes after it has to come later, to be told from what comes before. */
+/*
+ * Note in a subject that a row up to this end position gives something back.
+ * Its later rows have to have a later time, to be told from those before it.
+ */
 static void
 note_given_back(Subject *subject, const LogRow *row, uint64 position)
 {
@@ -168,8 +186,9 @@ note_given_back(Subject *subject, const LogRow *row, uint64 position)
 }
 
 /*
- * Whether as much was counted in the current period of the tier's longest calendar
- * limit, as far as memory knows; also if it has none.
+ * Return whether as many units were counted in the current period of the
+ * tier's longest calendar limit, as far as memory knows; true if the tier has
+ * none.
  */
 static bool
 is_of_current_period(const CallSubject *part, TimestampTz now, Units units)
@@ -196,8 +215,9 @@ is_of_current_period(const CallSubject *part, TimestampTz now, Units units)
 }
 
 /*
- * Give back from memory; false if the subject's windows are not there, or do not
- * count as much.
+ * Give units back from the windows in memory, and queue the row.  Returns
+ * false, with nothing done, if the windows are not there or do not count as
+ * many units, or if there is no room in the log.
  */
 static bool
 try_in_memory(Call *call, LogQueue *queue, Units units, LogRow *row)
@@ -208,6 +228,7 @@ try_in_memory(Call *call, LogQueue *queue, Units units, LogRow *row)
 	Units		there = {{0}};
 	SubjectWindow *window;
 
+	/* Find out how many units the windows count. */
 	call_lock(call, LW_EXCLUSIVE);
 	window = call_is_complete(part) && part->subject != NULL
 		? subject_window_at(part->subject->windows) : NULL;
@@ -221,6 +242,11 @@ try_in_memory(Call *call, LogQueue *queue, Units units, LogRow *row)
 		there.amount[w->unit] = Max(there.amount[w->unit],
 									window_used(&w->window, store->blocks, moment));
 	}
+
+	/*
+	 * All has to be there before anything is changed: units, and room in the
+	 * log.
+	 */
 	if (there.amount[UNIT_REQUESTS] < units.amount[UNIT_REQUESTS] ||
 		there.amount[UNIT_CREDITS] < units.amount[UNIT_CREDITS] ||
 		window == NULL ||
@@ -230,6 +256,8 @@ try_in_memory(Call *call, LogQueue *queue, Units units, LogRow *row)
 		call_unlock(call);
 		return false;
 	}
+
+	/* Change the windows and the subject, which cannot fail. */
 	for (; window != NULL; window = subject_window_at(window->next))
 		(void) window_take_back(&window->window, &spare, call->clock.now,
 								units.amount[window->unit]);
@@ -238,13 +266,19 @@ try_in_memory(Call *call, LogQueue *queue, Units units, LogRow *row)
 	part->subject->gave_back = true;
 	store_stats(call->hashes[0])->logged++;
 	store_stats(call->hashes[0])->refunds++;
+
+	/* Release the blocks and the locks, and write the row to its place. */
 	pool_return(&store->pool, &spare, partition_of(call->hashes[0]));
 	call_unlock(call);
 	log_append(&place, row);
 	return true;
 }
 
-/* Whether somebody else is reading the subject: then its name is returned. */
+/*
+ * Return the name of a subject that another session has claimed; NULL if there
+ * is none.  The one named mine is claimed by this session.  The locks of their
+ * partitions are held.
+ */
 static const SubjectName *
 claimed_by_another(const SubjectName *names, int count, const SubjectName *mine)
 {
@@ -259,8 +293,10 @@ claimed_by_another(const SubjectName *names, int count, const SubjectName *mine)
 }
 
 /*
- * Queue the row, and drop the windows of all subjects that it concerns; mine is
- * the one that we have claimed, or NULL.
+ * Queue the row, and drop the windows of all subjects that it concerns.  The
+ * subject named mine is claimed by this session; NULL: none is.  With a retry,
+ * its answer is forgotten.  Waits for claims of other sessions, and for room
+ * in the log.
  */
 static void
 queue_row(const SubjectName *names, int count, const SubjectName *mine,
@@ -270,6 +306,7 @@ queue_row(const SubjectName *names, int count, const SubjectName *mine,
 	int			nlocks = 0;
 	bool		queued = false;
 
+	/* Collect all that is locked together. */
 	for (int i = 0; i < count; i++)
 		hashes[nlocks++] = names[i].hash;
 	if (retry != NULL)
@@ -282,8 +319,18 @@ queue_row(const SubjectName *names, int count, const SubjectName *mine,
 		BlockList	spare = {.base = store->blocks};
 
 		partition_lock(hashes, nlocks, LW_EXCLUSIVE);
+
+		/*
+		 * No other session may be reading the subjects, and there has to be
+		 * room in the log.
+		 */
 		another = claimed_by_another(names, count, mine);
 		queued = another == NULL && log_reserve(queue, row, &place);
+
+		/*
+		 * Then drop the windows: the next calls fill them with this row
+		 * counted.
+		 */
 		for (int i = 0; queued && i < count; i++)
 		{
 			Subject    *subject = subject_find(&names[i]);
@@ -309,6 +356,8 @@ queue_row(const SubjectName *names, int count, const SubjectName *mine,
 		pool_return(&store->pool, &spare, partition_of(hashes[0]));
 		partition_unlock(hashes, nlocks);
 		log_append(&place, row);
+
+		/* Wait for what is lacking, without a lock. */
 		if (another != NULL)
 			claim_wait(another);
 		else if (!queued)
@@ -318,8 +367,9 @@ queue_row(const SubjectName *names, int count, const SubjectName *mine,
 }
 
 /*
- * The time of a row of a subject that is claimed: after all that it decided, also by
- * a clock that was wrong, so that it gives that back.
+ * Return the time for a row of a subject that is claimed: it is not before
+ * anything that the subject has decided, also by a clock that was wrong, so
+ * that the row gives that back.
  */
 static TimestampTz
 time_after(const SubjectName *name, Clock clock)
@@ -335,8 +385,9 @@ time_after(const SubjectName *name, Clock clock)
 }
 
 /*
- * Give back up to so many units of what the log says is counted, of the row's
- * key or of all; returns how many.  The subject is claimed.
+ * Give back up to so many units of those that the log says are counted, of the
+ * row's key or of all.  Returns how many were given back.  The subject is
+ * claimed by this session.
  */
 static Units
 give_back_claimed(const Charge *charge, Clock clock, Units wanted, LogRow *row)
@@ -347,6 +398,7 @@ give_back_claimed(const Charge *charge, Clock clock, Units wanted, LogRow *row)
 	TimestampTz newest;
 	Units		units;
 
+	/* Read what is counted, with all rows of the subject written. */
 	log_wait_written(claim_log_position(subject));
 	clock = clock_read_again(clock);
 	if (row->is_reset)
@@ -356,6 +408,8 @@ give_back_claimed(const Charge *charge, Clock clock, Units wanted, LogRow *row)
 						  row->is_reset || subject->kind != SUBJECT_ACCOUNT
 						  ? NULL : &row->texts[LOG_KEY], &newest);
 	clock.now = Max(clock.now, newest);
+
+	/* Give back no more than that. */
 	for (int unit = 0; unit < 2; unit++)
 		units.amount[unit] = Min(units.amount[unit], wanted.amount[unit]);
 	fill_row(row, time_after(subject, clock), units);
@@ -366,6 +420,10 @@ give_back_claimed(const Charge *charge, Clock clock, Units wanted, LogRow *row)
 	return units;
 }
 
+/*
+ * Claim the subject, and give back up to so many units of it as the log has
+ * them.  Returns how many were given back.
+ */
 static Units
 give_back_by_log(const Charge *charge, Clock clock, Units wanted, LogRow *row)
 {
@@ -382,6 +440,13 @@ give_back_by_log(const Charge *charge, Clock clock, Units wanted, LogRow *row)
 	return units;
 }
 
+/*
+ * Give back the newest counted calls and credits of the row's key, as many as
+ * there are; returns the credits.  Where the charge is an address's, units of
+ * any caller from there are given back, also of the one that calls from there
+ * without a key.  May wait for the log, and raise an ERROR, with nothing given
+ * back; no lock may be held.
+ */
 int64
 refund_newest(const Charge *charge, Clock clock, int64 cost, int64 requests,
 			  LogRow *row)
@@ -392,6 +457,8 @@ refund_newest(const Charge *charge, Clock clock, int64 cost, int64 requests,
 
 	wanted.amount[UNIT_CREDITS] = cost;
 	wanted.amount[UNIT_REQUESTS] = requests;
+
+	/* Try in memory first. */
 	if (charge->subject.kind == SUBJECT_KEY && charge->tier->nwindows > 0)
 	{
 		call_begin_refund(&call, charge, clock);
@@ -408,7 +475,10 @@ refund_newest(const Charge *charge, Clock clock, int64 cost, int64 requests,
 	return give_back_by_log(charge, clock, wanted, row).amount[UNIT_CREDITS];
 }
 
-/* The clock by which a subject has decided last; ours, if that is not known. */
+/*
+ * Return the clock by which a subject has decided last, with the time of that;
+ * or this session's clock, if that is not known.
+ */
 static Clock
 clock_of(const SubjectName *name, Clock clock)
 {
@@ -427,8 +497,9 @@ clock_of(const SubjectName *name, Clock clock)
 }
 
 /*
- * Where the subject has decided by another clock than this session's, what it has
- * counted is reset by that one, too.
+ * Forget all that is counted for the subject.  Where it has decided by another
+ * clock than this session's, what it has counted is reset by that clock, too.
+ * May wait for the log, and raise an ERROR; no lock may be held.
  */
 void
 refund_all(const Charge *charge, Clock clock, LogRow *row)
@@ -448,13 +519,13 @@ refund_all(const Charge *charge, Clock clock, LogRow *row)
 /* A call as the log has it. */
 typedef struct LoggedCall
 {
-	Units		units;			/* that were not given back */
-	TimestampTz newest;			/* row of the first of these subjects */
+	Units		units;			/* units that were not given back */
+	TimestampTz newest;			/* newest row of the first of these subjects */
 	int			count;
-	SubjectName subjects[MAX_CHARGES];	/* that it was charged to */
+	SubjectName subjects[MAX_CHARGES];	/* subjects that it was charged to */
 } LoggedCall;
 
-/* A text of the query's result, in the caller's context. */
+/* Return a text of the query's result, in the caller's memory context. */
 static LogText
 result_text(int row, int column)
 {
@@ -462,8 +533,8 @@ result_text(int row, int column)
 }
 
 /*
- * Whom the row says that the call was charged to; false if that can't be, as
- * somebody else has written it.
+ * Set the subjects that the call was charged to, as its row says.  Returns
+ * false if the row can't say so, as it was written by hand.
  */
 static bool
 set_subjects(LoggedCall *call, InstallationId installation, LogRow *row, Datum address)
@@ -490,7 +561,10 @@ set_subjects(LoggedCall *call, InstallationId installation, LogRow *row, Datum a
 	return true;
 }
 
-/* Look the call up; false if it is not known, or was given back. */
+/*
+ * Look the call of the row's key and request_id up, and complete the row from
+ * it.  Returns false if the call is not known, or was given back.
+ */
 static bool
 read_call(LoggedCall *call, InstallationId installation, TimestampTz since, LogRow *row)
 {
@@ -502,6 +576,8 @@ read_call(LoggedCall *call, InstallationId installation, TimestampTz since, LogR
 	LogSum		left;
 
 	memset(call, 0, sizeof(LoggedCall));
+
+	/* Find its row in the log. */
 	spi_begin(&reading);
 	args[0] = PointerGetDatum(cstring_to_text_with_len(row->texts[LOG_KEY].bytes,
 													   row->texts[LOG_KEY].length));
@@ -522,6 +598,8 @@ read_call(LoggedCall *call, InstallationId installation, TimestampTz since, LogR
 	spi_end(&reading);
 	if (!found)
 		return false;
+
+	/* See what of it was not given back yet. */
 	left = logread_call(&call->subjects[0], at, row->texts[LOG_REQUEST_ID],
 						&call->newest);
 	call->units.amount[UNIT_REQUESTS] = Max(left.requests, 0);
@@ -529,7 +607,11 @@ read_call(LoggedCall *call, InstallationId installation, TimestampTz since, LogR
 	return left.requests > 0 || left.credits > 0;
 }
 
-/* The key is claimed, so that nobody else gives the same call back. */
+/*
+ * Give back the call of the row's key and request_id.  Returns its credits, 0
+ * if there is no such call.  The key is claimed by this session, so that no
+ * other session gives the same call back.
+ */
 static int64
 give_back_call(const Charge *charge, const SubjectName *key, Clock clock,
 			   LogRow *row)
@@ -551,6 +633,12 @@ give_back_call(const Charge *charge, const SubjectName *key, Clock clock,
 	return call.units.amount[UNIT_CREDITS];
 }
 
+/*
+ * Give back the call of the row's key and request_id, wherever it was charged.
+ * Returns its credits, 0 if it is not known or was given back before.  May
+ * wait for the log, and raise an ERROR, with nothing given back; no lock may
+ * be held.
+ */
 int64
 refund_call(const Charge *charge, Clock clock, LogRow *row)
 {

@@ -1,30 +1,32 @@
 /*-------------------------------------------------------------------------
  *
  * retry.c
- *		Requests that may be repeated: which were admitted lately?
+ *		Calls with a request_id, which may be retried.
  *
- * A caller who got no answer tries again with the same request_id, and is not
- * charged twice.  Three things know of a retry, and the first one that is sure
- * is asked:
+ * A caller that got no answer tries again with the same request_id, and is not
+ * charged twice.  Three things know which calls were admitted lately, and the
+ * first one that is sure is asked:
  *
  *	1. an answer in memory: a subject of its own, named by a hash of key and id,
  *	   whose record is what was answered.  There are at most so many as take an
  *	   eighth of tierlimit.memory; a new one takes the place of an older one;
  *	2. a fingerprint in memory (seen.c), three bytes in a line of them that the
- *	   hash belongs to: what was not seen is new.  Lines take at most a quarter of
- *	   tierlimit.memory, and are made when they are first needed;
+ *	   hash belongs to: a call that was not seen is new.  Lines take at most a
+ *	   quarter of tierlimit.memory, and are made when they are first needed;
  *	3. the log, by an index: it is asked if a fingerprint says so, and if memory
- *	   may not know: for request_memory() after the first request of an installation, that
- *	   is after a start, a promotion, CREATE DATABASE ... TEMPLATE, a restore.
+ *	   may not know: for request_memory() after an installation's first call with
+ *	   a request_id, that is after a start, a promotion, CREATE DATABASE ...
+ *	   TEMPLATE, a restore.
  *
- * A request is looked up, charged and put down under one lock, so that of two at
- * a time only one is charged.  The log is read without it; whether somebody else
- * was charged meanwhile is told by the version of the line.
+ * A call is looked up, charged and put down under one lock, so that of two
+ * retries at a time only one is charged.  The log is read without the lock;
+ * the version of the line tells whether another session's call was charged
+ * meanwhile.
  *
  * Only admissions are remembered.  A denial charges nothing that a retry could
- * charge again; and who waits as long as retry_after says is to be admitted,
- * which the same denial again would not be.  A call that was given back is not
- * known any more: whoever repeats it is charged.
+ * charge again; and a caller that waits as long as retry_after says is to be
+ * admitted, which the same denial again would prevent.  A call that was given
+ * back is not known any more: a retry of it is charged.
  *
  *-------------------------------------------------------------------------
  */
@@ -70,7 +72,7 @@ static SpiStatement rows_of_nobody = {
 	2, {TEXTOID, TIMESTAMPTZOID}, NULL
 };
 
-/* The name by which the log tells whose request it is. */
+/* Return the name by which the log tells whose call it is. */
 static LogText
 name_of(const Retry *retry)
 {
@@ -80,6 +82,10 @@ name_of(const Retry *retry)
 		? retry->row->texts[LOG_KEY] : caller;
 }
 
+/*
+ * Return the statement that finds the rows with the request_id and the
+ * caller's name.
+ */
 static SpiStatement *
 statement_for(const Retry *retry)
 {
@@ -90,8 +96,9 @@ statement_for(const Retry *retry)
 }
 
 /*
- * A length in front of the key tells where it ends; no key has none, and then it
- * is the name of the caller that has a length.
+ * Make the digest of the installation, the caller and the request_id.  A
+ * length in front of the key tells where it ends.  No key has the length 0:
+ * that stands for a caller without a key, whose name follows with its length.
  */
 static void
 make_digest(Retry *retry)
@@ -117,6 +124,7 @@ make_digest(Retry *retry)
 	retry->digest[1] = hash_bytes_extended(bytes, at - bytes, ~store->seed);
 }
 
+/* Return the hash of a text; 0 for NULL. */
 static uint32
 hash_of(LogText logged)
 {
@@ -124,6 +132,7 @@ hash_of(LogText logged)
 		: hash_bytes((const unsigned char *) logged.bytes, logged.length);
 }
 
+/* Return how many bytes of an admission are in use. */
 static uint32
 admission_size(const Admission *admission)
 {
@@ -131,6 +140,10 @@ admission_size(const Admission *admission)
 		admission->limit_length;
 }
 
+/*
+ * Return the line of fingerprints that the retry belongs to; NULL if it was
+ * not needed yet.  The lock of its partition is needed at least SHARED.
+ */
 static SeenLine *
 line_of(const Retry *retry)
 {
@@ -139,13 +152,17 @@ line_of(const Retry *retry)
 	return line == NO_BLOCK ? NULL : (SeenLine *) &store->blocks[line];
 }
 
+/* Return the retry's fingerprint. */
 static uint32
 print_of(const Retry *retry)
 {
 	return (uint32) (retry->digest[1] >> 32);
 }
 
-/* Fingerprints are of no use any more: ask the log for what was admitted. */
+/*
+ * Forget since when installations are known by their fingerprints, which are
+ * of no use any more: the log is asked for what was admitted.
+ */
 static void
 forget_known_installations(void)
 {
@@ -155,7 +172,7 @@ forget_known_installations(void)
 	pg_atomic_fetch_add_u32(&store->known_generation, 1);
 }
 
-/* A clock that nobody sets, in microseconds. */
+/* Return the time of the steady clock, which nobody sets, in microseconds. */
 static int64
 steady_clock(void)
 {
@@ -166,8 +183,8 @@ steady_clock(void)
 }
 
 /*
- * The number of the current epoch.  Where the setting was changed since the lines
- * were filled, what they say of older epochs is not to be relied on.
+ * Return the number of the current epoch.  Where the setting was changed since
+ * the lines were filled, the lines are not to be relied on for older epochs.
  */
 static int64
 current_epoch(void)
@@ -182,6 +199,7 @@ current_epoch(void)
 	return steady_clock() / (int64) length;
 }
 
+/* Return whether a slot is in use for this installation. */
 static inline bool
 is_of_installation(const KnownInstallation *known, InstallationId installation)
 {
@@ -190,9 +208,10 @@ is_of_installation(const KnownInstallation *known, InstallationId installation)
 }
 
 /*
- * From when on all requests of an installation are known by their fingerprints: since its
- * first one that came to this memory.  (Of more installations than there is room for,
- * some are asked for in the log more often than needed.)
+ * Return since when all calls with a request_id of an installation are known
+ * by their fingerprints: since the first one that came to this memory.  (Where
+ * there are more installations than there is room for, the log is asked for
+ * some calls more often than needed.)
  */
 static KnownInstallation
 known_installation(InstallationId installation)
@@ -208,6 +227,11 @@ known_installation(InstallationId installation)
 
 	fresh.since = steady_clock();
 	fresh.log_position = log_newest_position();
+
+	/*
+	 * Take the installation's slot; or else a free one, or one that others
+	 * have.
+	 */
 	SpinLockAcquire(&store->known_installations_mutex);
 	for (int i = MAX_KNOWN_INSTALLATIONS - 1; i >= 0; i--)
 		if (store->known_installations[i].since == 0)
@@ -223,6 +247,12 @@ known_installation(InstallationId installation)
 	return mine;
 }
 
+/*
+ * Prepare a call with a request_id.  The row says what is asked for, and
+ * names_cost whether the caller says its cost.  The retry points to itself,
+ * the row and the caller's name, so it must not be copied and they have to
+ * stay.  No lock may be held.
+ */
 void
 retry_init(Retry *retry, const SubjectName *caller, const LogRow *row,
 		   bool names_cost)
@@ -241,8 +271,9 @@ retry_init(Retry *retry, const SubjectName *caller, const LogRow *row,
 }
 
 /*
- * Whether memory has the answer.  How old it is does not depend on the server's
- * clock, which may have been wrong; but that of a session's own does.
+ * Return whether memory has the answer, which is put into retry->admission.
+ * How old it is does not depend on the server's clock, which may have been
+ * wrong; but by a session's own clock it does depend on that one.
  */
 static bool
 recall(Retry *retry, Clock clock)
@@ -257,14 +288,23 @@ recall(Retry *retry, Clock clock)
 	return retry->admission.remembered_at + request_memory() > steady_clock();
 }
 
+/*
+ * Look the retry up in memory, and return its state, which is put into
+ * retry->state as well.  If doubtful, one of the call's subjects has had units
+ * given back without naming a call: then an answer in memory is not certain.
+ * The lock of the retry's partition is needed at least SHARED.
+ */
 RetryState
 retry_look_up(Retry *retry, Clock clock, bool doubtful)
 {
 	const SeenLine *line = line_of(retry);
 	uint16		version = line == NULL ? 0 : line->version;
 
+	/* The log did not have it, and no call was put into its line since. */
 	if (retry->not_logged && version == retry->version)
 		return retry->state = RETRY_NEW;
+
+	/* See what the answer in memory says, or else the fingerprint. */
 	retry->version = version;
 	retry->not_logged = false;
 	retry->log_position = PG_UINT64_MAX;
@@ -283,6 +323,10 @@ retry_look_up(Retry *retry, Clock clock, bool doubtful)
 	return retry->state;
 }
 
+/*
+ * Return how many blocks retry_remember() may take.  The lock of the retry's
+ * partition is needed at least SHARED.
+ */
 uint32
 retry_blocks(const Retry *retry)
 {
@@ -291,7 +335,10 @@ retry_blocks(const Retry *retry)
 		(line_of(retry) == NULL ? 1 : 0);
 }
 
-/* Whether an answer may be kept; an older one in its bucket may have to go. */
+/*
+ * Return whether there is room for an answer; an older one in its bucket may
+ * have to go.
+ */
 static bool
 make_room_for_answer(const Retry *retry, BlockList *spare)
 {
@@ -312,6 +359,7 @@ make_room_for_answer(const Retry *retry, BlockList *spare)
 	return true;
 }
 
+/* Return what is to be answered when the call is retried. */
 static Admission
 admission_of(const Retry *retry, const Verdict *verdict)
 {
@@ -339,6 +387,11 @@ admission_of(const Retry *retry, const Verdict *verdict)
 	return admission;
 }
 
+/*
+ * Remember that the call was admitted, by the verdict, with its row up to this
+ * end position; takes up to retry_blocks() blocks out of the spare blocks, and may
+ * put others there.  The lock of the retry's partition is needed EXCLUSIVE.
+ */
 void
 retry_remember(Retry *retry, const Verdict *verdict, uint64 log_position,
 			   BlockList *spare)
@@ -347,7 +400,10 @@ retry_remember(Retry *retry, const Verdict *verdict, uint64 log_position,
 	BlockNo    *line = store_line(retry->subject.hash);
 	Subject    *subject;
 
-	/* First the fingerprint, without which the answer may not go. */
+	/*
+	 * Put the fingerprint down first, without which an answer may not be
+	 * removed.
+	 */
 	if (*line == NO_BLOCK)
 	{
 		*line = blocklist_take(spare);
@@ -356,6 +412,7 @@ retry_remember(Retry *retry, const Verdict *verdict, uint64 log_position,
 	seen_add(line_of(retry), print_of(retry),
 			 retry->epoch);
 
+	/* Keep the answer, too, if there is room for it. */
 	subject = subject_find(&retry->subject);
 	if (subject == NULL)
 	{
@@ -369,6 +426,10 @@ retry_remember(Retry *retry, const Verdict *verdict, uint64 log_position,
 	subject->log_position = log_position;
 }
 
+/*
+ * Forget what was answered, as the call was given back; its blocks go to the
+ * spare.  The lock of the retry's partition is needed EXCLUSIVE.
+ */
 void
 retry_forget(const Retry *retry, BlockList *spare)
 {
@@ -378,13 +439,14 @@ retry_forget(const Retry *retry, BlockList *spare)
 		subject_set_record(subject, RECORD_UNKNOWN, NULL, 0, spare);
 }
 
+/* Return a text in the current memory context. */
 static text *
 text_of(LogText value)
 {
 	return cstring_to_text_with_len(value.bytes, value.length);
 }
 
-/* Whether an endpoint of the log's is the one that is asked for. */
+/* Return whether an endpoint of the log is the one that is asked for. */
 static bool
 same_endpoint(LogText asked, const char *logged)
 {
@@ -395,8 +457,9 @@ same_endpoint(LogText asked, const char *logged)
 }
 
 /*
- * The call that the rows speak of, the newest one that was not given back; false
- * if there is none.
+ * Find the call that the rows of the query's result speak of: the newest one
+ * with the request_id, unless it was given back.  Returns false if there is
+ * none.
  */
 static bool
 find_call(Retry *retry, LoggedRetry *logged)
@@ -409,7 +472,7 @@ find_call(Retry *retry, LoggedRetry *logged)
 	{
 		int64		more = DatumGetInt64(spi_value(i, 2, (Datum) 0));
 
-		/* What was given back before it was another call with that id. */
+		/* Rows before this one are of another call with this request_id. */
 		if (more > 0)
 		{
 			call = i;
@@ -430,7 +493,10 @@ find_call(Retry *retry, LoggedRetry *logged)
 	return true;
 }
 
-/* Whether a call of the log's is counted yet, of those that are not named. */
+/*
+ * Return whether a call of the log is counted still, after the refunds that
+ * name no call.
+ */
 static bool
 is_counted(const Retry *retry, const LoggedRetry *logged)
 {
@@ -445,7 +511,7 @@ is_counted(const Retry *retry, const LoggedRetry *logged)
 	TimestampTz newest;
 	LogSum		sum;
 
-	/* What somebody else has written may have any name. */
+	/* A row that was written by hand may have any name. */
 	if (name.length < 1 || name.length > MAX_NAME_LENGTH)
 		return false;
 	name = subject_name(name.installation, name.kind, name.name, name.length);
@@ -455,6 +521,12 @@ is_counted(const Retry *retry, const LoggedRetry *logged)
 	return sum.requests > 0 || sum.credits > 0;
 }
 
+/*
+ * Look an uncertain retry up in the log, as of now.  Returns false if the call
+ * is not there, or was given back: then retry_look_up() takes it as new, as
+ * long as no call is put into its line.  Waits for the log and may raise an
+ * ERROR; no lock may be held.
+ */
 bool
 retry_read(Retry *retry, TimestampTz now, LoggedRetry *logged)
 {
@@ -479,6 +551,10 @@ retry_read(Retry *retry, TimestampTz now, LoggedRetry *logged)
 	return found;
 }
 
+/*
+ * Raise an ERROR unless the call that was admitted is the one that is asked
+ * for again: of the same cost, if the caller names it, and the same endpoint.
+ */
 void
 retry_require_same(const Retry *retry)
 {
