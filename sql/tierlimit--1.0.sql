@@ -562,7 +562,11 @@ CREATE FUNCTION tierlimit._redate_rows(later_than timestamptz, until timestamptz
 		-- (the smallest numbers have no opposite)
 		change AS (SELECT at, key, account, tier, endpoint, error_code,
 				-greatest(requests, -2147483647) AS requests, -greatest(credits, -9223372036854775807) AS credits FROM brought
-			UNION ALL SELECT new_at, key, account, tier, endpoint, error_code, requests, credits FROM brought)
+			UNION ALL SELECT new_at, key, account, tier, endpoint, error_code, requests, credits FROM brought
+			-- one that forgets all before has to be read, as what gives back has: also
+			-- with zeros, its minute is to have no sum
+			UNION ALL SELECT new_at, key, account, tier, endpoint, error_code, n, 0
+				FROM brought, unnest(ARRAY[-1, 1]) AS n WHERE shadow_code = 0)
 	SELECT tierlimit._sum_late_rows(array_agg(at), array_agg(key), array_agg(account), array_agg(tier), array_agg(endpoint),
 		array_agg(error_code), array_agg(requests), array_agg(credits), summed_until)
 	FROM change, tierlimit.log_state WHERE at < summed_until GROUP BY summed_until;

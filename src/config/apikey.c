@@ -217,15 +217,32 @@ read_row(ApiKeyRow *record)
 		DatumGetTimestampTz(spi_value(0, 6, TimestampTzGetDatum(DT_NOEND)));
 }
 
+/* Have all keys be read, and their windows be filled, anew. */
+static void
+mark_all(void)
+{
+	for (uint64 i = 0; i < store->nmarks; i++)
+	{
+		ChangeMark *mark;
+
+		partition_lock(&i, 1, LW_EXCLUSIVE);
+		mark = store_mark(i);
+		mark->deleted_in = ++mark->generation;
+		partition_unlock(&i, 1);
+	}
+}
+
 /*
- * Whether no transaction that could have changed a key before shared memory
- * was set up is still running, by a snapshot just taken.
+ * Return whether no transaction that could have changed a key before shared memory
+ * was set up is still running, by a snapshot just taken.  Where one was, a prepared
+ * one, it may have deleted keys that have been called since.
  */
 static bool
 none_runs_since_start(Snapshot snapshot)
 {
 	TransactionId limit;
 	uint32		unset = InvalidTransactionId;
+	bool		was_asked = true;
 
 	if (max_prepared_xacts == 0)
 		return true;
@@ -235,14 +252,16 @@ none_runs_since_start(Snapshot snapshot)
 		return true;
 	if (limit == InvalidTransactionId)
 	{
-		pg_atomic_compare_exchange_u32(&store->running_at_start, &unset,
-									   ReadNextTransactionId());
+		was_asked = !pg_atomic_compare_exchange_u32(&store->running_at_start, &unset,
+													ReadNextTransactionId());
 		limit = pg_atomic_read_u32(&store->running_at_start);
 		if (limit == FrozenTransactionId)
 			return true;
 	}
 	if (!TransactionIdPrecedesOrEquals(limit, snapshot->xmin))
 		return false;
+	if (was_asked)
+		mark_all();
 	pg_atomic_write_u32(&store->running_at_start, FrozenTransactionId);
 	return true;
 }
@@ -340,45 +359,60 @@ keep(const SubjectName *key, uint32 definition, const ChangeMark *mark,
 	return fits;
 }
 
-/* Whether a key may have been deleted since its windows were filled. */
+/*
+ * Whether windows that were filled in one generation may lack a deletion up to
+ * another one.  (Generations may wrap around.)
+ */
 static bool
-may_be_deleted(const SubjectName *key, ChangeMark *mark)
+is_before(uint32 generation, uint32 deletion)
+{
+	return deletion != 0 && (int32) (generation - deletion) < 0;
+}
+
+/* Return whether all transactions have ended that deleted keys of a mark. */
+static bool
+deletions_have_ended(const ChangeMark *mark, TransactionId xmin)
+{
+	if (!is_recent(mark->deleted_by))
+		return true;
+	return mark->several_deleted ? TransactionIdPrecedes(mark->deleted_by, xmin)
+		: !TransactionIdIsInProgress(mark->deleted_by);
+}
+
+/* Return the mark of a key, and the generation that its windows are of. */
+static bool
+read_mark(const SubjectName *key, ChangeMark *mark, uint32 *generation)
 {
 	const Subject *subject;
-	bool		deleted;
 
 	partition_lock(&key->hash, 1, LW_SHARED);
 	*mark = *store_mark(key->hash);
 	subject = subject_find(key);
-	deleted = subject != NULL && mark->deleted_in != 0 &&
-		(int32) (subject->record_generation - mark->deleted_in) < 0;
+	*generation = subject == NULL ? 0 : subject->record_generation;
 	partition_unlock(&key->hash, 1);
-	return deleted;
+	return subject != NULL;
 }
 
 /*
- * Drop its windows, by a mark whose deletions have ended; false if somebody else has
- * claimed them.
+ * Drop its windows, which then know of the deletions up to a generation; false if
+ * somebody else has claimed them.
  */
 static bool
-try_forget(const SubjectName *key, const ChangeMark *mark)
+try_forget(const SubjectName *key, uint32 known)
 {
 	BlockList	spare = {.base = store->blocks};
-	ChangeMark *now;
 	Subject    *subject;
 	bool		claimed;
 
 	partition_lock(&key->hash, 1, LW_EXCLUSIVE);
-	now = store_mark(key->hash);
-	if (now->deleted_by == mark->deleted_by)
-		now->several_deleted = false;
 	subject = subject_find(key);
 	claimed = subject != NULL && subject->claimed;
 	if (subject != NULL && !claimed)
 	{
 		subject_drop_windows(subject, &spare);
 		subject_set_record(subject, RECORD_UNKNOWN, NULL, 0, &spare);
-		subject->record_generation = mark->deleted_in;
+		if (is_before(subject->record_generation, known))
+			subject->record_generation = known;
 		subject->gave_back = true;	/* also what has a request_id */
 	}
 	pool_return(&store->pool, &spare, partition_of(key->hash));
@@ -387,23 +421,30 @@ try_forget(const SubjectName *key, const ChangeMark *mark)
 }
 
 /*
- * Forget what is in memory of a key that was deleted, once the transaction that
- * did so has ended.  Its next call fills its windows from the log, which says
- * whether that was committed (changes.c).  Who is filling them now may have
- * looked there before.
+ * Forget what is in memory of a key that was deleted by a transaction that has
+ * ended.  Its next call fills its windows from the log, which says whether that was
+ * committed (changes.c).  Who is filling them now may have looked there before.
+ *
+ * While one transaction runs that has deleted a key of this mark, what ended before
+ * it is known.  While several do, it is not: then each look at the table forgets
+ * again, which is slow, and rare.
  */
 static void
 forget_deleted(const SubjectName *key, TransactionId xmin)
 {
 	ChangeMark	mark;
+	uint32		generation;
+	uint32		known;
+	bool		ended;
 
-	if (!may_be_deleted(key, &mark))
+	if (!read_mark(key, &mark, &generation) ||
+		!is_before(generation, mark.deleted_in))
 		return;
-	if (is_recent(mark.deleted_by) &&
-		(mark.several_deleted ? !TransactionIdPrecedes(mark.deleted_by, xmin)
-		 : TransactionIdIsInProgress(mark.deleted_by)))
+	ended = deletions_have_ended(&mark, xmin);
+	known = ended ? mark.deleted_in : mark.decided_in;
+	if (!ended && !mark.several_deleted && !is_before(generation, known))
 		return;
-	while (!try_forget(key, &mark))
+	while (!try_forget(key, known))
 		claim_wait(key);
 }
 
@@ -444,25 +485,18 @@ apikey_hash_secret(const text *secret, uint8 *hash)
 	sha256(VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret), hash);
 }
 
-/* Put down a transaction, beside others that may be running. */
-static void
-note_transaction(TransactionId *newest, bool *several, TransactionId by)
-{
-	if (!TransactionIdIsValid(*newest))
-		*newest = by;
-	else if (*newest != by)
-	{
-		*several = true;
-		if (TransactionIdPrecedes(*newest, by))
-			*newest = by;
-	}
-}
-
 static void
 set_mark(ChangeMark *mark, TransactionId by)
 {
 	mark->generation++;
-	note_transaction(&mark->changed_by, &mark->several, by);
+	if (!TransactionIdIsValid(mark->changed_by))
+		mark->changed_by = by;
+	else if (mark->changed_by != by)
+	{
+		mark->several = true;
+		if (TransactionIdPrecedes(mark->changed_by, by))
+			mark->changed_by = by;
+	}
 }
 
 void
@@ -475,21 +509,56 @@ apikey_change(const SubjectName *key)
 	partition_unlock(&key->hash, 1);
 }
 
+/* What is known of earlier deletions of a mark, before it is locked. */
+typedef struct EarlierDeletions
+{
+	TransactionId by;			/* the newest */
+	bool		ended;			/* all of them */
+} EarlierDeletions;
+
+static EarlierDeletions
+earlier_deletions(const ChangeMark *mark)
+{
+	EarlierDeletions earlier = {
+		.by = mark->deleted_by,
+		.ended = deletions_have_ended(mark, TransactionXmin)
+	};
+
+	return earlier;
+}
+
 static void
-set_mark_deleted(ChangeMark *mark, TransactionId by)
+set_mark_deleted(ChangeMark *mark, TransactionId by, EarlierDeletions earlier)
 {
 	set_mark(mark, by);
+	if (mark->deleted_by == earlier.by && earlier.ended)
+	{
+		mark->decided_in = mark->deleted_in;
+		mark->several_deleted = false;
+		mark->deleted_by = by;
+	}
+	else if (mark->deleted_by != by)
+	{
+		mark->several_deleted = true;
+		if (TransactionIdPrecedes(mark->deleted_by, by))
+			mark->deleted_by = by;
+	}
 	mark->deleted_in = mark->generation;
-	note_transaction(&mark->deleted_by, &mark->several_deleted, by);
 }
 
 void
 apikey_delete(const SubjectName *key)
 {
 	TransactionId by = GetTopTransactionId();
+	EarlierDeletions earlier;
+	ChangeMark	mark;
 
+	partition_lock(&key->hash, 1, LW_SHARED);
+	mark = *store_mark(key->hash);
+	partition_unlock(&key->hash, 1);
+	earlier = earlier_deletions(&mark);
 	partition_lock(&key->hash, 1, LW_EXCLUSIVE);
-	set_mark_deleted(store_mark(key->hash), by);
+	set_mark_deleted(store_mark(key->hash), by, earlier);
 	partition_unlock(&key->hash, 1);
 }
 
@@ -498,11 +567,17 @@ apikey_delete_all(void)
 {
 	TransactionId by = GetTopTransactionId();
 
-	for (uint64 partition = 0; partition < NUM_PARTITIONS; partition++)
+	for (uint64 i = 0; i < store->nmarks; i++)
 	{
-		partition_lock(&partition, 1, LW_EXCLUSIVE);
-		for (uint64 i = partition; i < store->nmarks; i += NUM_PARTITIONS)
-			set_mark_deleted(store_mark(i), by);
-		partition_unlock(&partition, 1);
+		EarlierDeletions earlier;
+		ChangeMark	mark;
+
+		partition_lock(&i, 1, LW_SHARED);
+		mark = *store_mark(i);
+		partition_unlock(&i, 1);
+		earlier = earlier_deletions(&mark);
+		partition_lock(&i, 1, LW_EXCLUSIVE);
+		set_mark_deleted(store_mark(i), by, earlier);
+		partition_unlock(&i, 1);
 	}
 }

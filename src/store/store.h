@@ -29,6 +29,8 @@ typedef struct ChangeMark
 	uint32		deleted_in;		/* the last one's generation; 0: none */
 	TransactionId deleted_by;
 	bool		several_deleted;
+	uint32		decided_in;		/* the last generation up to which all that
+								 * delete had ended when another one came */
 } ChangeMark;
 
 /* From when on all request ids of an installation are known; see retry.c. */

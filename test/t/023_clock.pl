@@ -164,6 +164,20 @@ is(sql("SELECT allowed, repeated FROM tierlimit.check('id 3', 'three', 1, NULL, 
 # Rows of the future, of a server whose clock was ahead
 #
 
+# One that forgets all before, with zeros, comes into a minute that has a sum.
+sql("INSERT INTO tierlimit.tier VALUES ('big'); INSERT INTO tierlimit.tier_limit (tier, name, period, max) VALUES ('big', 'year', '360 days', 1000000)");
+sql("SELECT count(*) FROM generate_series(1, 2000) i, tierlimit.check('summed', 'big', i)");
+sql('SELECT tierlimit.log_flush()');
+sql("INSERT INTO tierlimit.request_log (at, key, tier, error_code, requests, credits, shadow_code) VALUES
+	(now() + interval '90 minutes', 'summed', 'big', 0, 0, 0, 0), (now() + interval '91 minutes', 'summed', 'big', 0, 1, 1, NULL)");
+sql("SELECT tierlimit._sum_log(now() + interval '2 hours')");
+$node->restart;
+is(sql("SELECT remaining FROM tierlimit.check('summed', 'big')"), '999998', 'a sum: what comes after is counted');
+sql("SELECT count(*) FROM generate_series(1, 1100) i, tierlimit.check('summed', 'big', i)");
+sql('SELECT tierlimit.log_flush()');
+$node->restart;
+is(sql("SELECT used FROM tierlimit.usage('summed', 'big')"), '1102', 'a sum: and nothing else, also after a restart');
+
 # Numbers that have no opposite.
 sql("INSERT INTO tierlimit.request_log (at, key, tier, error_code, requests, credits) VALUES
 	(now() + interval '3 days', 'min', 'three', 0, -1, -9223372036854775808),

@@ -110,6 +110,37 @@ sql($delete->('at once'));
 is(sql("BEGIN; INSERT INTO tierlimit.api_key (name, tier) VALUES ('at once', 'plan');
 	SELECT remaining FROM tierlimit.check('at once'); COMMIT"), '9', 'called by the transaction that makes it anew');
 
+# Other transactions run: an older one, and one that deletes the key once more.
+use_key('busy');
+sql($delete->('busy') . ';' . $insert->('busy'));
+my $older = $node->background_psql('postgres');
+$older->query_safe('BEGIN; CREATE TABLE unrelated ()');
+is(sql("SELECT remaining FROM tierlimit.check('busy')"), '9', 'an older transaction runs: starts afresh');
+sql($delete->('busy'));
+sql($insert->('busy'));
+is(sql("SELECT remaining FROM tierlimit.check('busy')"), '9', 'an older transaction runs: starts afresh again');
+sql($delete->('busy'));
+sql($insert->('busy'));
+my $again = $node->background_psql('postgres');
+$again->query_safe('BEGIN;' . $delete->('busy'));
+is(sql("SELECT remaining FROM tierlimit.check('busy')"), '9', 'another deletion is open: starts afresh');
+is(sql("SELECT remaining FROM tierlimit.check('busy')"), '8', 'another deletion is open: counts');
+$again->query_safe('COMMIT');
+is(left('busy'), 10, 'it ends: forgotten');
+$older->query_safe('ROLLBACK');
+is(left('busy'), 10, 'all have ended: forgotten');
+$_->quit for $older, $again;
+is(differences(), '', 'other transactions: memory and log agree');
+
+# A transaction that is prepared outlives a restart.
+use_key('prepared');
+sql('BEGIN;' . $delete->('prepared') . ";PREPARE TRANSACTION 'deletes'");
+$node->restart;
+is(sql("SELECT remaining FROM tierlimit.check('prepared')"), '3', 'prepared, a restart: still counted');
+sql("COMMIT PREPARED 'deletes'");
+sql($insert->('prepared'));
+is(sql("SELECT remaining FROM tierlimit.check('prepared')") > 7, 1, 'prepared, a restart, committed: starts afresh');
+
 #
 # Sessions that know the key by its secret only
 #
