@@ -68,8 +68,8 @@ is(flood('key', $count, 'once', '2026-01-01 12:00:59.999999+00'),
 	"1008|$count", 'a second round: all are held to their limits');
 is(sql($fits), 't|1048576', 'a second round: no more is used than there is');
 ($evicted, $rebuilt) = happened();
-cmp_ok($rebuilt, '>=', $count * 0.8, 'a second round: most keys came back from the log');
-cmp_ok($evicted, '>=', $count * 0.8, 'a second round: others made room for them');
+cmp_ok($rebuilt, '>=', $count * 0.7, 'a second round: most keys came back from the log');
+cmp_ok($evicted, '>=', $count * 0.7, 'a second round: others made room for them');
 
 is(flood('key', $count, 'once', '2026-01-01 12:01:00+00'),
 	"0|$count", 'when their minutes are over, all fit again');
