@@ -1,15 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * claim.c
- *		One session at a time compares a subject with the request log.
+ *		Claims, by which one session at a time has a subject to itself.
  *
- * Whoever has claimed a subject (subject->claimed) is alone with it: others
- * that want to change what is counted wait, while no lock is held.  An ERROR,
- * or the end of the session, gives the claim back.
+ * A session that has claimed a subject (subject->claimed) is alone with it, to
+ * compare it with the request log: other sessions that want to change what is
+ * counted wait, while no lock is held.  An ERROR, or the end of the session,
+ * gives the claim back.
  *
- * One who waits for a claim while holding a lock on the log's table that the
- * claimant waits for would wait for ever: so one waits for CALL_PATIENCE
- * only.
+ * A session that waits for a claim while it holds a lock on the log's table
+ * that the claimant waits for would wait for ever: so a session waits for
+ * CALL_PATIENCE only.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,7 +23,10 @@
 #include "utils/timestamp.h"
 
 
-/* False if somebody else has the claim; *fits: there was room for the subject. */
+/*
+ * Try to claim a subject.  Returns false if another session has the claim, or
+ * if there is no room for the subject: then *fits is false.
+ */
 static bool
 try_take(const SubjectName *name, bool *fits)
 {
@@ -31,6 +35,8 @@ try_take(const SubjectName *name, bool *fits)
 	bool		taken = false;
 
 	*fits = true;
+
+	/* Find the subject, or create it if there is room. */
 	partition_lock(&name->hash, 1, LW_EXCLUSIVE);
 	subject = subject_find(name);
 	if (subject == NULL)
@@ -40,12 +46,20 @@ try_take(const SubjectName *name, bool *fits)
 		if (*fits)
 			subject = subject_create(name, &spare);
 	}
+
+	/* Claim it, unless another session has. */
 	if (subject != NULL && !subject->claimed)
 		subject->claimed = taken = true;
 	partition_unlock(&name->hash, 1);
 	return taken;
 }
 
+/*
+ * Claim a subject, which is created if it is not in memory; waits while other
+ * sessions have the claim.  The caller has to release the claim, also on an
+ * ERROR (claim_clean_up).  Raises an ERROR if the wait takes longer than
+ * CALL_PATIENCE, or if there is no room.  No lock may be held.
+ */
 void
 claim_take(const SubjectName *name, Clock clock)
 {
@@ -60,6 +74,10 @@ claim_take(const SubjectName *name, Clock clock)
 	}
 }
 
+/*
+ * Give this session's claim on a subject back, and wake the sessions that wait
+ * for it.  No lock may be held.
+ */
 void
 claim_release(const SubjectName *name)
 {
@@ -73,6 +91,10 @@ claim_release(const SubjectName *name)
 	ConditionVariableBroadcast(&store->claims_changed);
 }
 
+/*
+ * Give a claim back when the session ends or raises an ERROR: the callback for
+ * PG_ENSURE_ERROR_CLEANUP, whose argument points to the SubjectName.
+ */
 void
 claim_clean_up(int code, Datum arg)
 {
@@ -80,6 +102,10 @@ claim_clean_up(int code, Datum arg)
 	claim_release((const SubjectName *) DatumGetPointer(arg));
 }
 
+/*
+ * Wait until no session claims the subject.  Raises an ERROR if that takes
+ * longer than CALL_PATIENCE; no lock may be held.
+ */
 void
 claim_wait(const SubjectName *name)
 {
@@ -91,6 +117,7 @@ claim_wait(const SubjectName *name)
 		Subject    *subject;
 		bool		claimed;
 
+		/* Get ready to sleep before looking, so that no wake-up is missed. */
 		ConditionVariablePrepareToSleep(&store->claims_changed);
 		partition_lock(&name->hash, 1, LW_SHARED);
 		subject = subject_find(name);
@@ -111,18 +138,28 @@ claim_wait(const SubjectName *name)
 	ConditionVariableCancelSleep();
 }
 
+/*
+ * Return the end position of the subject's newest row that may not be written
+ * yet.  Where the subject is, or was, not in memory, that may be a row of
+ * another subject, even one of another database.  No lock may be held.
+ */
 uint64
 claim_log_position(const SubjectName *name)
 {
 	Subject    *subject;
 	uint64		position;
 
+	/* Rows of the subject may be from a time when it was not in memory. */
 	partition_lock(&name->hash, 1, LW_SHARED);
 	subject = subject_find(name);
 	position = subject == NULL ? 0 : subject->log_position;
 	position = Max(position,
 				   store->partitions[partition_of(name->hash)].stats.absent_log_position);
 	partition_unlock(&name->hash, 1);
+
+	/*
+	 * Rows that have an address may be of a call that was not charged to it.
+	 */
 	if (name->kind == SUBJECT_ADDRESS)
 		position = Max(position,
 					   pg_atomic_read_u64(&store->address_position));

@@ -4,15 +4,16 @@
  *		What time it is for a call.
  *
  * The clock is the server's.  It never goes backwards for a key: a key in
- * memory remembers the time of its last decision, and its next one is later.
+ * memory remembers the time of its last decision, and its next decision is
+ * later.
  *
  * A clock can be wrong.  So where a key has decided more than CLOCK_TOLERANCE
  * later than the clock says now, or rows of the log say so, that time is not
- * believed: what was counted then counts as of now, in memory (rebuild.c) as in
- * the log (_redate_rows() in the install script).  A key moves no other's clock
- * by more than the tolerance.
+ * believed: what was counted then counts as of now, in memory (rebuild.c) as
+ * in the log (_redate_rows() in the install script).  No key moves another's
+ * clock by more than the tolerance.
  *
- * In a session with a tierlimit.now of its own that one is the clock.  Neither
+ * In a session with a tierlimit.now of its own, that is the clock.  Neither
  * clock believes what the other has counted in memory: the log is asked.
  *
  *-------------------------------------------------------------------------
@@ -25,6 +26,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+/* Return the time that tierlimit.now says. */
 static TimestampTz
 session_time(void)
 {
@@ -34,6 +36,10 @@ session_time(void)
 												   Int32GetDatum(-1)));
 }
 
+/*
+ * Read the clock that is in force in this session.  Raises an ERROR if
+ * tierlimit.now does not fit the session's DateStyle; no lock may be held.
+ */
 Clock
 clock_read(void)
 {
@@ -52,6 +58,10 @@ clock_read(void)
 	return clock;
 }
 
+/*
+ * Read a clock again, after a wait, and return it with the new time.  A
+ * session's own clock stays as it is.  Raises no ERROR; any lock may be held.
+ */
 Clock
 clock_read_again(Clock clock)
 {

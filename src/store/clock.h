@@ -10,12 +10,14 @@
 
 #include "datatype/timestamp.h"
 
+/* The kinds of clock that a session can go by. */
 typedef enum ClockSource
 {
 	CLOCK_SERVER,
 	CLOCK_SESSION				/* tierlimit.now */
 } ClockSource;
 
+/* A time, and the kind of clock that it was read from. */
 typedef struct Clock
 {
 	TimestampTz now;
@@ -23,18 +25,13 @@ typedef struct Clock
 } Clock;
 
 /*
- * A time that is so much later than the clock says is one of a clock that was
- * wrong.  Below that, who has decided at a later time takes others there with it.
+ * A time that is by more than this later than the clock says is of a clock
+ * that was wrong.  Below that, a subject that has decided at a later time
+ * takes the next call there with it.
  */
 #define CLOCK_TOLERANCE USECS_PER_SEC
 
-/*
- * Read the clock that is in force in this session.  May raise an ERROR if
- * tierlimit.now does not fit the session's DateStyle; call it with no lock.
- */
 extern Clock clock_read(void);
-
-/* Read it again, after a wait; one that was handed to us stays as it is. */
 extern Clock clock_read_again(Clock clock);
 
 #endif							/* TIERLIMIT_CLOCK_H */

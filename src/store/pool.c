@@ -3,11 +3,12 @@
  * pool.c
  *		The free blocks of shared memory.
  *
- * Locking: each list has a spinlock, held for a few instructions, and no two
- * at a time.  A block is in exactly one place: in a list, in the spare blocks of one
- * backend, or in use by the subject that its partition's lock protects.  A
- * backend holds blocks in its spare blocks only within one operation that can't
- * raise an ERROR, so none get lost; a crash starts all shared memory anew.
+ * Locking: each list has a spinlock, which is held for a few instructions, and
+ * no two of them at a time.  A block is in exactly one place: in a list, in
+ * the spare of one backend, or in use by the subject that its partition's lock
+ * protects.  A backend holds blocks in its spare only within one operation
+ * that can't raise an ERROR, so none get lost; a crash starts all shared
+ * memory anew.
  *
  *-------------------------------------------------------------------------
  */
@@ -15,6 +16,10 @@
 
 #include "store/pool.h"
 
+/*
+ * Make a pool of size blocks, block 0 included, none of which is in use.
+ * Called when shared memory is laid out, before other processes see it.
+ */
 void
 pool_init(Pool *pool, uint32 size)
 {
@@ -32,9 +37,11 @@ pool_init(Pool *pool, uint32 size)
 static void
 take_from_list(PoolList *list, BlockList *spare, uint32 count)
 {
-	if (list->count == 0)		/* unlocked: at worst we look elsewhere */
+	if (list->count == 0)		/* read without the lock: at worst we look
+								 * elsewhere */
 		return;
 
+	/* Under the spinlock, move block by block: there are only a few. */
 	SpinLockAcquire(&list->mutex);
 	while (count-- > 0 && list->head != NO_BLOCK)
 	{
@@ -47,7 +54,7 @@ take_from_list(PoolList *list, BlockList *spare, uint32 count)
 	SpinLockRelease(&list->mutex);
 }
 
-/* Take up to count blocks that were never used before. */
+/* Put up to count blocks that were never used before into the spare. */
 static void
 take_untouched(Pool *pool, BlockList *spare, uint32 count)
 {
@@ -64,6 +71,13 @@ take_untouched(Pool *pool, BlockList *spare, uint32 count)
 		blocklist_put(spare, first++);
 }
 
+/*
+ * Put blocks into the spare until it has count of them: blocks of this list
+ * first (its number is taken modulo POOL_LISTS), then some that were never
+ * used, then those of other lists.  Returns false, with as many blocks in the
+ * spare as before, if there are not that many.  Takes spinlocks; any LWLock
+ * may be held.
+ */
 bool
 pool_fill(Pool *pool, BlockList *spare, uint32 count, uint32 list)
 {
@@ -79,7 +93,7 @@ pool_fill(Pool *pool, BlockList *spare, uint32 count, uint32 list)
 	if (spare->count >= count)
 		return true;
 
-	/* Not enough: give back what we took, and nothing else. */
+	/* There are not enough: return what was taken, and nothing else. */
 	{
 		BlockList	taken = {.base = spare->base};
 
@@ -90,6 +104,11 @@ pool_fill(Pool *pool, BlockList *spare, uint32 count, uint32 list)
 	return false;
 }
 
+/*
+ * Return all blocks of the spare to this list (its number is taken modulo
+ * POOL_LISTS), which leaves the spare empty.  Takes a spinlock; any LWLock may
+ * be held.
+ */
 void
 pool_return(Pool *pool, BlockList *spare, uint32 list)
 {
@@ -99,10 +118,14 @@ pool_return(Pool *pool, BlockList *spare, uint32 list)
 	if (spare->count == 0)
 		return;
 
-	/* However many there are, the lock is held for a moment only. */
+	/*
+	 * Find the last block first, so that the spinlock is held for a moment
+	 * only, however many blocks there are.
+	 */
 	while (spare->base[last].next != NO_BLOCK)
 		last = spare->base[last].next;
 
+	/* Under the spinlock, put the whole chain in front of the list. */
 	SpinLockAcquire(&to->mutex);
 	spare->base[last].next = to->head;
 	to->head = spare->head;
@@ -113,6 +136,11 @@ pool_return(Pool *pool, BlockList *spare, uint32 list)
 	spare->count = 0;
 }
 
+/*
+ * Return how many blocks are in use, block 0 not counted.  Counts are read
+ * without the spinlocks, so the number is exact only while no backend takes or
+ * returns any.
+ */
 uint32
 pool_used(Pool *pool)
 {

@@ -14,12 +14,13 @@
 #include "window/block.h"
 
 /*
- * Free blocks are kept in several lists so that backends rarely meet; each
+ * Free blocks are kept in several lists so that backends rarely meet: each
  * works on the list of the partition that it has business with, and takes
- * from the others when that one is empty.
+ * blocks from the others when that one is empty.
  */
 #define POOL_LISTS 32
 
+/* One list of free blocks.  The mutex protects the rest of it. */
 typedef struct PoolList
 {
 	slock_t		mutex;
@@ -33,7 +34,7 @@ typedef union PaddedPoolList
 	char		pad[PG_CACHE_LINE_SIZE];
 } PaddedPoolList;
 
-/* Lives in shared memory. */
+/* The free blocks; this lives in shared memory. */
 typedef struct Pool
 {
 	uint32		size;			/* blocks in all, with block 0 */
@@ -42,17 +43,8 @@ typedef struct Pool
 } Pool;
 
 extern void pool_init(Pool *pool, uint32 size);
-
-/*
- * Put blocks into the spare blocks until it has count of them; false, with the spare blocks
- * as it was, if there are not that many.  Any lock may be held.
- */
 extern bool pool_fill(Pool *pool, BlockList *spare, uint32 count, uint32 list);
-
-/* Take all blocks of the spare blocks back.  Any lock may be held. */
 extern void pool_return(Pool *pool, BlockList *spare, uint32 list);
-
-/* Blocks in use; exact only while nobody works. */
 extern uint32 pool_used(Pool *pool);
 
 #endif							/* TIERLIMIT_POOL_H */

@@ -3,8 +3,8 @@
  * seen.h
  *		Fingerprints of what was seen lately.
  *
- * A line is one block; its owner says which fingerprints belong to it, locks it
- * and tells the time in epochs.  See seen.c.
+ * A line is one block; its owner says which fingerprints belong to it, locks
+ * it and tells the time in epochs.  See seen.c.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,26 +18,23 @@
 
 #define SEEN_ENTRIES 41
 
-/* What was seen is remembered for so many epochs, the running one not counted. */
+/*
+ * What was seen is remembered for so many epochs, the current one not counted.
+ */
 #define SEEN_EPOCHS 12
 
-/* An all-zero line has seen nothing. */
+/* A line of fingerprints.  An all-zero line has seen nothing. */
 typedef struct SeenLine
 {
 	uint16_t	version;		/* counts what was added */
-	uint8_t		lossy_since;	/* epoch (see seen.c) in which an entry went
-								 * that should have stayed; 0: none did */
+	uint8_t		lossy_since;	/* number of the epoch (see seen.c) in which
+								 * an entry went that should have stayed; 0:
+								 * none did */
 	uint8_t		count;
 	uint8_t		entries[SEEN_ENTRIES][3];
 } SeenLine;
 
-/*
- * Whether a fingerprint may have been seen within SEEN_EPOCHS epochs: false is
- * certain, true is wrong once in some ten thousand times, or where the line had
- * to forget something.
- */
 extern bool seen_maybe(const SeenLine *line, uint32_t print, int64_t epoch);
-
 extern void seen_add(SeenLine *line, uint32_t print, int64_t epoch);
 
 #endif							/* TIERLIMIT_SEEN_H */

@@ -42,12 +42,15 @@
 #include "store/store.h"
 #include "utils/timestamp.h"
 
-/* Blocks per bucket: about as many as a key that was called once has. */
+/*
+ * So many blocks there are for each bucket: about as many as a key that was
+ * called once has.
+ */
 #define BLOCKS_PER_BUCKET 4
 
 /*
- * So many marks that the change of one key makes few others be looked up
- * again, yet few enough for the processor's caches.
+ * There are so many marks that the change of one key makes few others be
+ * looked up again, yet few enough for the processor's caches.
  */
 #define BUCKETS_PER_MARK 16
 #define MAX_MARKS 16384
@@ -57,13 +60,14 @@
 
 Store	   *store = NULL;
 
+/* Return how many bytes the shared memory needs, as tierlimit.memory says. */
 Size
 store_size(void)
 {
 	return (Size) tierlimit_memory * 1024;
 }
 
-/* The next piece of fresh memory, zeroed. */
+/* Return the next piece of fresh memory, zeroed, and move on past it. */
 static void *
 carve(char **at, Size size)
 {
@@ -74,7 +78,7 @@ carve(char **at, Size size)
 	return piece;
 }
 
-/* Lay out fresh memory. */
+/* Lay out fresh memory.  AddinShmemInitLock is held. */
 static void
 store_create(void)
 {
@@ -115,6 +119,11 @@ store_create(void)
 				 errmsg("could not obtain random data")));
 }
 
+/*
+ * Note that decisions of a time before this server's start wait to be written,
+ * up to this end position: any subject that is not in memory may have some of
+ * them.  Called by the postmaster, before there are other processes.
+ */
 void
 store_note_spilled(uint64 position, int64 decisions)
 {
@@ -124,6 +133,11 @@ store_note_spilled(uint64 position, int64 decisions)
 	pg_atomic_write_u64(&store->address_position, position);
 }
 
+/*
+ * Find the shared memory; AddinShmemInitLock has to be held.  Returns true if
+ * the memory is fresh, as it is in the postmaster at the start and after a
+ * crash.  Raises an ERROR if there is not enough of it, or no random data.
+ */
 bool
 store_attach(void)
 {
@@ -135,6 +149,7 @@ store_attach(void)
 	return !found;
 }
 
+/* Raise an ERROR unless the library was preloaded. */
 void
 store_require(void)
 {
@@ -147,6 +162,10 @@ store_require(void)
 			 errhint("Add the line \"shared_preload_libraries = 'tierlimit'\" to postgresql.conf and restart the server.")));
 }
 
+/*
+ * Return the bucket of a hash: the number of the first subject's block.  The
+ * partition's lock is needed: SHARED to look, EXCLUSIVE to change.
+ */
 BlockNo *
 store_bucket(uint64 hash)
 {
@@ -154,6 +173,10 @@ store_bucket(uint64 hash)
 	return &store->buckets[hash & (store->nbuckets - 1)];
 }
 
+/*
+ * Return the mark of a hash.  The partition's lock is needed: SHARED to look,
+ * EXCLUSIVE to change.
+ */
 ChangeMark *
 store_mark(uint64 hash)
 {
@@ -161,6 +184,11 @@ store_mark(uint64 hash)
 	return &store->marks[hash & (store->nmarks - 1)];
 }
 
+/*
+ * Return the link to the line of fingerprints of a hash, NO_BLOCK if there is
+ * none yet.  The partition's lock is needed: SHARED to look, EXCLUSIVE to
+ * change.
+ */
 BlockNo *
 store_line(uint64 hash)
 {
@@ -168,6 +196,10 @@ store_line(uint64 hash)
 	return &store->lines[hash & (store->nlines - 1)];
 }
 
+/*
+ * Return the counters of a hash's partition, to be changed.  The partition's
+ * lock is needed EXCLUSIVE.
+ */
 PartitionStats *
 store_stats(uint64 hash)
 {
@@ -175,12 +207,20 @@ store_stats(uint64 hash)
 	return &store->partitions[partition_of(hash)].stats;
 }
 
+/*
+ * Note that a row up to this end position of its queue has an address that it
+ * was not charged to.  Any lock may be held.
+ */
 void
 store_note_address(uint64 position)
 {
 	atomic_raise_u64(&store->address_position, position);
 }
 
+/*
+ * Return the figures of the whole store.  Each partition is locked SHARED in
+ * turn, so the sums are not of one moment; no lock may be held.
+ */
 StoreTotals
 store_totals(void)
 {
@@ -207,6 +247,10 @@ store_totals(void)
 	return totals;
 }
 
+/*
+ * Set the counters of the statistics to zero, but for those that other code
+ * relies on.  Each partition is locked in turn; no lock may be held.
+ */
 void
 store_reset_stats(void)
 {
@@ -217,6 +261,7 @@ store_reset_stats(void)
 		PartitionStats *stats = &store->partitions[i].stats;
 		PartitionStats lasting = {0};
 
+		/* Keep what is not only a statistic. */
 		partition_lock(&i, 1, LW_EXCLUSIVE);
 		lasting.keys = stats->keys;
 		lasting.logged = stats->logged;

@@ -17,32 +17,36 @@
 
 /*
  * What changes of api_key leave for the keys that hash here; see apikey.c.
- * All zero: none has been changed.
+ * All zero: no key has been changed.
  */
 typedef struct ChangeMark
 {
 	uint32		generation;		/* grows with every change */
 	TransactionId changed_by;	/* the newest transaction that made one */
-	bool		several;		/* and older ones may still be running */
+	bool		several;		/* older ones may still be running, too */
 
-	/* Of the changes, those that delete a key: likewise. */
-	uint32		deleted_in;		/* the last one's generation; 0: none */
+	/* The same of those changes that delete a key. */
+	uint32		deleted_in;		/* generation of the last one; 0: there is
+								 * none */
 	TransactionId deleted_by;
 	bool		several_deleted;
 	uint32		decided_in;		/* the last generation up to which all that
 								 * delete had ended when another one came */
 } ChangeMark;
 
-/* From when on all request ids of an installation are known; see retry.c. */
+/* Since when all request_ids of an installation are known; see retry.c. */
 typedef struct KnownInstallation
 {
 	InstallationId installation;
-	int64		since;			/* by a clock that nobody sets; 0: nobody's */
-	uint64		log_position;	/* what was admitted before lies before it */
+	int64		since;			/* by the steady clock (retry.c); 0: the slot
+								 * is free */
+	uint64		log_position;	/* what was admitted before that ends there at
+								 * most */
 } KnownInstallation;
 
 #define MAX_KNOWN_INSTALLATIONS 64
 
+/* The counters of a partition, protected by its lock. */
 typedef struct PartitionStats
 {
 	int64		admitted;
@@ -52,9 +56,9 @@ typedef struct PartitionStats
 	int64		evictions;
 	int64		rebuilds;
 	int64		logged;			/* decisions, since server start */
-	uint64		absent_log_position;	/* behind the newest row in the log's
-										 * queue of a subject that was not in
-										 * memory */
+	uint64		absent_log_position;	/* end position of the newest row in
+										 * the log's queue of a subject that
+										 * was not in memory */
 } PartitionStats;
 
 typedef union PaddedPartitionStats
@@ -64,13 +68,15 @@ typedef union PaddedPartitionStats
 } PaddedPartitionStats;
 
 /*
- * Hash h belongs to bucket h % nbuckets, to mark h % nmarks, to line h % nlines
- * and to partition h % NUM_PARTITIONS.  All are powers of two, and there are at
- * least as many of each as partitions, so that each of them belongs to one.
+ * Hash h belongs to bucket h % nbuckets, to mark h % nmarks, to line h %
+ * nlines and to partition h % NUM_PARTITIONS.  All are powers of two, and
+ * there are at least as many of each as partitions, so that each of them
+ * belongs to one.
  */
 typedef struct Store
 {
-	uint64		seed;			/* of the hash: nobody can choose collisions */
+	uint64		seed;			/* seed of the hash: so nobody can choose
+								 * collisions */
 	uint32		nbuckets;
 	uint32		nmarks;
 	uint32		nlines;
@@ -78,49 +84,34 @@ typedef struct Store
 	BlockNo    *lines;			/* each a SeenLine, or NO_BLOCK; see retry.c */
 	ChangeMark *marks;
 	MemoryBlock *blocks;
-	int64		size;			/* of all this, in bytes */
+	int64		size;			/* size of all this, in bytes */
 	TimestampTz stats_since;	/* protected by all partitions' locks */
-	pg_atomic_uint64 address_position;	/* behind the newest row that has an
-										 * address but was not charged to it */
-	pg_atomic_uint64 epoch_length;	/* these are of retry.c */
+	pg_atomic_uint64 address_position;	/* end position of the newest row that
+										 * has an address but was not charged
+										 * to it */
+	pg_atomic_uint64 epoch_length;	/* these, up to the mutex, are for retry.c */
 	pg_atomic_uint32 known_generation;	/* all installations were forgotten so
 										 * often */
-	pg_atomic_uint32 answers;	/* subjects that remember one */
+	pg_atomic_uint32 answers;	/* subjects that remember an answer */
 	KnownInstallation known_installations[MAX_KNOWN_INSTALLATIONS];
 	slock_t		known_installations_mutex;
 	pg_atomic_uint64 no_room_since; /* when a sweep was in vain; see sweep.c */
-	pg_atomic_uint64 no_room_until; /* and how long no other is tried */
+	pg_atomic_uint64 no_room_until; /* until then no other one is tried */
 	pg_atomic_uint32 swept;		/* blocks freed by all sweeps so far */
-	pg_atomic_uint32 sweep_hand;	/* slice that the next one begins at */
+	pg_atomic_uint32 sweep_hand;	/* slice that the next sweep begins at */
 	pg_atomic_uint32 running_at_start;	/* see apikey.c */
-	ConditionVariable claims_changed;	/* somebody has filled a subject's
-										 * windows */
+	ConditionVariable claims_changed;	/* a claim has been released */
 	PaddedPartitionStats partitions[NUM_PARTITIONS];
 	Pool		pool;
 } Store;
 
-/* NULL unless the library was preloaded. */
+/* The shared memory; NULL unless the library was preloaded. */
 extern Store *store;
 
-/* Bytes that it needs. */
 extern Size store_size(void);
-
-/*
- * Find the shared memory, under AddinShmemInitLock; true if it is fresh, as in the
- * postmaster at start and after a crash.
- */
 extern bool store_attach(void);
-
-/*
- * Decisions of a time before this server's start wait to be written, up to this
- * position: whoever is not in memory may have some among them.
- */
 extern void store_note_spilled(uint64 position, int64 decisions);
-
-/* Raise an ERROR unless the library was preloaded. */
 extern void store_require(void);
-
-/* These need the lock of the hash's partition, as does what they point to. */
 extern BlockNo *store_bucket(uint64 hash);
 extern ChangeMark *store_mark(uint64 hash);
 extern BlockNo *store_line(uint64 hash);
@@ -130,9 +121,9 @@ extern PartitionStats *store_stats(uint64 hash);
  * Where there are millions of keys, none is in the processor's caches.  These
  * hints have it fetched while there is other work to do: first what leads to a
  * subject (subject_name() does that), then the subject itself.  The latter was
- * mostly made together with its windows, from neighbouring blocks, so it is all
- * these that are fetched.  No lock is needed: it does not matter if a hint is
- * wrong.
+ * mostly made together with its windows, from neighbouring blocks, so it is
+ * all these that are fetched.  No lock is needed: it does not matter if a hint
+ * is wrong.
  */
 static inline void
 store_prefetch_bucket(uint64 hash)
@@ -154,7 +145,6 @@ store_prefetch_subject(uint64 hash)
 	store_prefetch_blocks(store->buckets[hash & (store->nbuckets - 1)], 4);
 }
 
-/* A row up to this position of its queue has an address that isn't charged. */
 extern void store_note_address(uint64 position);
 
 /* Figures of the whole store; no lock may be held. */

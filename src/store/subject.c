@@ -1,19 +1,19 @@
 /*-------------------------------------------------------------------------
  *
  * subject.c
- *		Who is being counted, and what is kept in memory about them.
+ *		The subjects that are counted, and what memory keeps of them.
  *
  *		bucket -> Subject -> Subject -> ...			(next)
  *					|-> SubjectWindow -> ...		(windows), their histories
  *					|-> bytes -> ...				(name_rest)
  *					'-> bytes -> ...				(record, if it is long)
  *
- * A new subject goes to the end of its bucket's chain: keys that are in use for
- * long are found without a look at those that come and go.
+ * A new subject goes to the end of its bucket's chain: keys that are in use
+ * for long are found without a look at those that come and go.
  *
  * Each of these is a block.  A subject without windows is one whose row of
- * api_key somebody asked for; such a subject, and one whose windows have run
- * empty, can be removed at any time, by the sweep (sweep.c) for one.
+ * api_key was asked for; such a subject, and one whose windows have run empty,
+ * can be removed at any time, for example by the sweep (sweep.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -34,18 +34,26 @@ typedef struct BytesBlock
 StaticAssertDecl(sizeof(Subject) <= BLOCK_SIZE, "a subject is a block");
 StaticAssertDecl(sizeof(SubjectWindow) <= BLOCK_SIZE, "a window is a block");
 
+/* Return the piece in a block. */
 static inline BytesBlock *
 bytes_at(BlockNo block)
 {
 	return (BytesBlock *) &store->blocks[block];
 }
 
+/*
+ * Return how many blocks so many bytes take; none, if length is not positive.
+ */
 static uint32
 bytes_blocks(int length)
 {
 	return length <= 0 ? 0 : (length + BYTES_PER_BLOCK - 1) / BYTES_PER_BLOCK;
 }
 
+/*
+ * Write bytes into a chain of blocks out of the spare, and return the first
+ * one.
+ */
 static BlockNo
 bytes_write(const char *from, int length, BlockList *spare)
 {
@@ -66,6 +74,7 @@ bytes_write(const char *from, int length, BlockList *spare)
 	return head;
 }
 
+/* Copy so many bytes out of a chain of blocks. */
 static void
 bytes_read(BlockNo block, char *to, int length)
 {
@@ -79,6 +88,7 @@ bytes_read(BlockNo block, char *to, int length)
 	}
 }
 
+/* Return whether a chain of blocks has the same bytes. */
 static bool
 bytes_equal(BlockNo block, const char *other, int length)
 {
@@ -94,6 +104,7 @@ bytes_equal(BlockNo block, const char *other, int length)
 	return true;
 }
 
+/* Put the blocks of a chain into the spare. */
 static void
 bytes_free(BlockNo block, BlockList *spare)
 {
@@ -106,6 +117,11 @@ bytes_free(BlockNo block, BlockList *spare)
 	}
 }
 
+/*
+ * Return the name of a subject, with its hash, and have the processor fetch
+ * what leads to the subject.  The name has 1 to MAX_NAME_LENGTH bytes, which
+ * stay the caller's.  Needs no lock.
+ */
 SubjectName
 subject_name(InstallationId installation, SubjectKind kind, const char *name, int length)
 {
@@ -119,14 +135,17 @@ subject_name(InstallationId installation, SubjectKind kind, const char *name, in
 	return subject;
 }
 
-/* How many bytes of a name are in the subject's own block. */
+/* Return how many bytes of a name are in the subject's own block. */
 static inline int
 inlined(int name_length)
 {
 	return Min(name_length, SUBJECT_ROOM);
 }
 
-/* Whole names are compared: a hash that agrees is not enough. */
+/*
+ * Return whether a subject has this name.  Whole names are compared: a hash
+ * that agrees is not enough.
+ */
 static bool
 subject_is(const Subject *subject, const SubjectName *name)
 {
@@ -141,7 +160,10 @@ subject_is(const Subject *subject, const SubjectName *name)
 					name->length - here);
 }
 
-/* The link that names the subject, or the NO_BLOCK at the end of the chain. */
+/*
+ * Return the link that leads to the subject, or the NO_BLOCK at the end of its
+ * bucket's chain.
+ */
 static BlockNo *
 find_link(const SubjectName *name)
 {
@@ -152,6 +174,11 @@ find_link(const SubjectName *name)
 	return link;
 }
 
+/*
+ * Return the subject of this name; NULL if it is not in memory.  The lock of
+ * its partition is needed at least SHARED, and for as long as the subject is
+ * used.
+ */
 Subject *
 subject_find(const SubjectName *name)
 {
@@ -160,19 +187,27 @@ subject_find(const SubjectName *name)
 	return block == NO_BLOCK ? NULL : subject_at(block);
 }
 
+/*
+ * Return how many blocks subject_create() takes for this name.  Needs no lock.
+ */
 uint32
 subject_blocks(const SubjectName *name)
 {
 	return 1 + bytes_blocks(name->length - SUBJECT_ROOM);
 }
 
-/* In the statistics. */
+/* Return whether the statistics count the subject as a key. */
 static bool
 counts_as_key(const Subject *subject)
 {
 	return subject->kind <= SUBJECT_NOBODY;
 }
 
+/*
+ * Create a subject that is not in memory, without windows and record, out of
+ * subject_blocks() blocks of the spare.  The lock of its partition is needed
+ * EXCLUSIVE.
+ */
 Subject *
 subject_create(const SubjectName *name, BlockList *spare)
 {
@@ -199,6 +234,11 @@ subject_create(const SubjectName *name, BlockList *spare)
 	return subject;
 }
 
+/*
+ * Remove the subject that *link, in the chain of the hash's bucket, leads to,
+ * with all that it has; its blocks go to the spare.  The lock of its partition
+ * is needed EXCLUSIVE.
+ */
 void
 subject_remove_at(uint64 hash, BlockNo *link, BlockList *spare)
 {
@@ -215,6 +255,10 @@ subject_remove_at(uint64 hash, BlockNo *link, BlockList *spare)
 	blocklist_put(spare, block);
 }
 
+/*
+ * Copy the name_length bytes of the subject's name out; there is no
+ * terminator.
+ */
 void
 subject_get_name(const Subject *subject, char *name)
 {
@@ -224,12 +268,17 @@ subject_get_name(const Subject *subject, char *name)
 	bytes_read(subject->name_rest, name + here, subject->name_length - here);
 }
 
+/*
+ * Return the window in a block; NULL for NO_BLOCK.  A subject's windows are in
+ * no order that matters.
+ */
 SubjectWindow *
 subject_window_at(BlockNo block)
 {
 	return (SubjectWindow *) (block == NO_BLOCK ? NULL : &store->blocks[block]);
 }
 
+/* Return what tells a window from others of its subject. */
 WindowId
 subject_window_id(const SubjectWindow *window)
 {
@@ -245,6 +294,7 @@ subject_window_id(const SubjectWindow *window)
 	return id;
 }
 
+/* Return whether a window has this id. */
 static bool
 window_is(const SubjectWindow *window, const WindowId *id)
 {
@@ -254,6 +304,7 @@ window_is(const SubjectWindow *window, const WindowId *id)
 		own.period == id->period && own.phase == id->phase;
 }
 
+/* Return the subject's window with this id; NULL if there is none. */
 SubjectWindow *
 subject_find_window(const Subject *subject, const WindowId *id)
 {
@@ -264,6 +315,11 @@ subject_find_window(const Subject *subject, const WindowId *id)
 	return window;
 }
 
+/*
+ * Add a window with this id to a subject, which takes one block of the spare.
+ * The caller has to initialise it.  The lock of the partition is needed
+ * EXCLUSIVE.
+ */
 SubjectWindow *
 subject_add_window(Subject *subject, const WindowId *id, BlockList *spare)
 {
@@ -276,6 +332,10 @@ subject_add_window(Subject *subject, const WindowId *id, BlockList *spare)
 	return window;
 }
 
+/*
+ * Remove a window of a subject; its blocks go to the spare.  The lock of the
+ * partition is needed EXCLUSIVE.
+ */
 void
 subject_drop_window(Subject *subject, SubjectWindow *window, BlockList *spare)
 {
@@ -290,6 +350,11 @@ subject_drop_window(Subject *subject, SubjectWindow *window, BlockList *spare)
 	blocklist_put(spare, block);
 }
 
+/*
+ * Remove all windows of a subject: its next call fills them from the log.
+ * Their blocks go to the spare.  The lock of the partition is needed
+ * EXCLUSIVE.
+ */
 void
 subject_drop_windows(Subject *subject, BlockList *spare)
 {
@@ -297,6 +362,11 @@ subject_drop_windows(Subject *subject, BlockList *spare)
 		subject_drop_window(subject, subject_window_at(subject->windows), spare);
 }
 
+/*
+ * Return whether the subject has decided later than can be by this clock.  The
+ * clock is read once more before it is called wrong, since this process may
+ * have stood still after it was read.
+ */
 bool
 subject_is_ahead(const Subject *subject, Clock clock)
 {
@@ -331,6 +401,10 @@ subject_count_blocks(const Subject *subject)
 	return blocks;
 }
 
+/*
+ * Return from when on none of the subject's windows counts anything; INT64_MIN
+ * if none does already.
+ */
 TimestampTz
 subject_empty_at(const Subject *subject)
 {
@@ -343,19 +417,31 @@ subject_empty_at(const Subject *subject)
 	return empty_at;
 }
 
-/* Whether a record has room in its subject's own block, behind the name. */
+/*
+ * Return whether a record has room in its subject's own block, after the name.
+ */
 static inline bool
 fits_here(int name_length, int record_length)
 {
 	return inlined(name_length) + record_length <= SUBJECT_ROOM;
 }
 
+/*
+ * Return how many blocks subject_set_record() takes for so many bytes of a
+ * record of the subject of this name.  Needs no lock.
+ */
 uint32
 record_blocks(const SubjectName *name, int length)
 {
 	return fits_here(name->length, length) ? 0 : bytes_blocks(length);
 }
 
+/*
+ * Replace what is kept as the subject's record; takes up to record_blocks()
+ * blocks of the spare, to which those of the old record go.  The length is 0
+ * if state is not RECORD_PRESENT.  The lock of the partition is needed
+ * EXCLUSIVE.
+ */
 void
 subject_set_record(Subject *subject, RecordState state, const char *record,
 				   int length, BlockList *spare)
@@ -370,6 +456,7 @@ subject_set_record(Subject *subject, RecordState state, const char *record,
 	subject->record_state = state;
 }
 
+/* Copy the record_length bytes of the subject's record out. */
 void
 subject_get_record(const Subject *subject, char *record)
 {

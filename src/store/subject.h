@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * subject.h
- *		Who is being counted, and what is kept in memory about them.
+ *		The subjects that are counted, and what memory keeps of them.
  *
- * A subject is whoever is counted under a name: a key, an account that several
- * keys share, an address, or a caller without a key; and what else is remembered
- * by a name.  Where a
- * function takes or returns a subject, the lock of its partition is needed:
- * SHARED to look, EXCLUSIVE to change.
+ * A subject is what is counted under a name: a key, an account that several
+ * keys share, an address, or a caller without a key; other things that are
+ * remembered by a name are subjects, too.  Where a function takes or returns a
+ * subject, the lock of its partition is needed: SHARED to look, EXCLUSIVE to
+ * change.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,18 +20,21 @@
 
 #define MAX_NAME_LENGTH 255		/* bytes */
 
+/* The kinds of names; two subjects of different kinds may share a name. */
 typedef enum SubjectKind
 {
 	SUBJECT_KEY,
 	SUBJECT_ACCOUNT,
 	SUBJECT_ADDRESS,			/* named as address.c does */
-	SUBJECT_ANONYMOUS,			/* who calls without a key, named likewise */
-	SUBJECT_NOBODY,				/* all who have no address either */
-	SUBJECT_SECRET,				/* counts nothing: a hash, and whose key it is */
+	SUBJECT_ANONYMOUS,			/* callers without a key, named in the same
+								 * way */
+	SUBJECT_NOBODY,				/* all that have no address either, as one */
+	SUBJECT_SECRET,				/* counts nothing: a hash, and the key that it
+								 * belongs to */
 	SUBJECT_RETRY				/* counts nothing: see retry.c */
 } SubjectKind;
 
-/* What a subject is found by.  The bytes of the name are the caller's. */
+/* The name that a subject is found by.  Its bytes stay the caller's. */
 typedef struct SubjectName
 {
 	InstallationId installation;
@@ -44,93 +47,82 @@ typedef struct SubjectName
 /* What is known of what a name stands for; see apikey.c, retry.c. */
 typedef enum RecordState
 {
-	RECORD_UNKNOWN,				/* not looked up, or not kept */
+	RECORD_UNKNOWN,				/* it was not looked up, or not kept */
 	RECORD_ABSENT,				/* there is nothing of that name */
 	RECORD_PRESENT
 } RecordState;
 
-/* Bytes that fit into the subject's own block: of the name, then the record. */
+/*
+ * So many bytes fit into the subject's own block: those of the name, then the
+ * record.
+ */
 #define SUBJECT_ROOM 64
 
 /* A subject is one block, and the chains that start from it. */
 typedef struct Subject
 {
-	BlockNo		next;			/* in its bucket */
+	BlockNo		next;			/* the next one in its bucket */
 	uint32		tag;			/* upper half of the hash */
 	InstallationId installation;
 	uint8		kind;			/* SubjectKind */
-	uint8		clock_source;	/* ClockSource that clock was read from */
+	uint8		clock_source;	/* ClockSource that the clock was read from */
 	uint8		record_state;	/* RecordState */
 	uint8		name_length;
-	bool		claimed;		/* somebody reads its windows from the log;
-								 * nobody may change them meanwhile */
-	bool		gave_back;		/* units of calls that were not named */
+	bool		claimed;		/* a session has claimed it; no other one may
+								 * change its windows meanwhile */
+	bool		gave_back;		/* units, without naming a call */
 	uint16		record_length;
 	BlockNo		windows;		/* SubjectWindows */
 	BlockNo		name_rest;		/* bytes of the name that didn't fit */
-	BlockNo		record;			/* packed, if there is no room for it here */
-	uint32		record_generation;	/* of its mark, when it was read */
-	uint32		record_definition;	/* of the table, likewise */
+	BlockNo		record;			/* it, if there is no room for it here */
+	uint32		record_generation;	/* generation of its mark, when it was
+									 * read */
+	uint32		record_definition;	/* version of the table api_key, when it
+									 * was read */
 	TimestampTz clock;			/* time of the newest decision */
-	uint64		log_position;	/* behind its newest row in the log's queue */
+	uint64		log_position;	/* end position of its newest row in the log's
+								 * queue */
 	char		bytes[SUBJECT_ROOM];
 } Subject;
 
 /* What tells the windows of a subject apart. */
 typedef struct WindowId
 {
-	int64		period;			/* microseconds; calendar: nominal ones */
+	int64		period;			/* in microseconds; calendar: the nominal
+								 * length */
 	uint64		phase;			/* calendar: where its periods begin */
 	uint8		kind;			/* WindowKind */
 	uint8		unit;			/* Unit */
 } WindowId;
 
-/* One block.  Its WindowId is in here, but each part in one place only. */
+/*
+ * A window of a subject, in one block.  Its WindowId is in here, but each part
+ * in one place only.
+ */
 typedef struct SubjectWindow
 {
-	BlockNo		next;			/* window of the same subject */
+	BlockNo		next;			/* the next window of the same subject */
 	uint8		unit;			/* Unit */
 	Window		window;
 } SubjectWindow;
 
 extern SubjectName subject_name(InstallationId installation, SubjectKind kind,
 								const char *name, int length);
-
-/* NULL if the subject is not in memory. */
 extern Subject *subject_find(const SubjectName *name);
-
-/* Create a subject that is not there; takes subject_blocks() blocks. */
 extern uint32 subject_blocks(const SubjectName *name);
 extern Subject *subject_create(const SubjectName *name, BlockList *spare);
-
-/* Remove the subject that *link, in its bucket's chain, names. */
 extern void subject_remove_at(uint64 hash, BlockNo *link, BlockList *spare);
-
-/* Copy the name's name_length bytes out. */
 extern void subject_get_name(const Subject *subject, char *name);
-
-/* The windows of a subject, in no order that matters. */
 extern SubjectWindow *subject_window_at(BlockNo block);
 extern WindowId subject_window_id(const SubjectWindow *window);
 extern SubjectWindow *subject_find_window(const Subject *subject,
 										  const WindowId *id);
-
-/* The new window, to be initialised by the caller, takes one block. */
 extern SubjectWindow *subject_add_window(Subject *subject, const WindowId *id,
 										 BlockList *spare);
 extern void subject_drop_window(Subject *subject, SubjectWindow *window,
 								BlockList *spare);
-
-/* All of them: the subject's next call fills them from the log. */
 extern void subject_drop_windows(Subject *subject, BlockList *spare);
-
-/*
- * Whether it has decided later than can be by this clock, which is read once more,
- * since we may have stood still after we had read it.
- */
 extern bool subject_is_ahead(const Subject *subject, Clock clock);
-
-/* From when on none of its windows counts anything; INT64_MIN: already. */
 extern TimestampTz subject_empty_at(const Subject *subject);
 
 /* How many windows it has, and blocks in all. */
@@ -144,8 +136,6 @@ extern uint32 subject_count_blocks(const Subject *subject);
 extern uint32 record_blocks(const SubjectName *name, int length);
 extern void subject_set_record(Subject *subject, RecordState state,
 							   const char *record, int length, BlockList *spare);
-
-/* Copy the record's record_length bytes out. */
 extern void subject_get_record(const Subject *subject, char *record);
 
 static inline Subject *

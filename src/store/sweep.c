@@ -3,23 +3,23 @@
  * sweep.c
  *		Removing subjects to make room.
  *
- * Nothing happens when a window runs empty: its key stays in memory until
- * somebody needs a block and there is none left.  Then that backend sweeps on
+ * Nothing happens when a window runs empty: its key stays in memory until a
+ * backend needs a block and there is none left.  Then that backend sweeps on
  * from where the last sweep stopped, a slice of a partition at a time under
- * that partition's lock, removing every subject whose windows have all run
+ * that partition's lock.  It removes every subject whose windows have all run
  * empty, until it has freed SWEEP_GOAL blocks or been around once.
  *
  * What is written of a subject can be rebuilt from the log.  So in each slice
- * also those make room whose last call is longer ago than half of the others';
- * over many slices, that comes close to the ones that were not called for the
- * longest time.  Where rows of a subject are still waiting to be written, the
- * sweep has the log written first.
+ * those subjects make room, too, whose last call is longer ago than that of
+ * half of the others; over many slices, that comes close to the ones that were
+ * not called for the longest time.  Where rows of a subject are still waiting
+ * to be written, the sweep has the log written first.
  *
  * A sweep that found nothing would be repeated in vain by each further call of
  * an unknown key, at the cost of a look at every subject: so for a while after
  * it calls that find no block fail at once.
  *
- * Whether a window is empty is told by the server's clock.  A session with a
+ * The server's clock tells whether a window is empty.  A session with a
  * tierlimit.now of its own goes by that, but only for keys that were charged
  * in such sessions.
  *
@@ -34,24 +34,26 @@
 #include "store/sweep.h"
 #include "utils/timestamp.h"
 
-#define SWEEP_GOAL 1024			/* blocks to be freed at a time */
-#define SLICE_BUCKETS 64		/* looked at under one lock */
-#define MAX_CANDIDATES 256		/* compared by the time of their last call */
+#define SWEEP_GOAL 1024			/* so many blocks are freed at a time */
+#define SLICE_BUCKETS 64		/* so many are looked at under one lock */
+#define MAX_CANDIDATES 256		/* so many are compared by their last call */
 
 /* What a sweep goes by, and what it found. */
 typedef struct Sweep
 {
 	Clock		clock;			/* of the session that sweeps */
 	TimestampTz server_now;
-	TimestampTz next_empty;		/* of the subjects that had to stay */
+	TimestampTz next_empty;		/* when the first subject that had to stay
+								 * runs empty */
 	uint32		freed;			/* blocks */
-	uint64		pending;		/* position up to which the log has to be
-								 * written for others to go */
-	TimestampTz evict_until;	/* last call of those that go, in a slice */
-	int			evict_count;	/* so many of them at most */
+	uint64		pending;		/* the end position up to which the log has to
+								 * be written for other subjects to go */
+	TimestampTz evict_until;	/* subjects go whose last call is no later, in
+								 * a slice */
+	int			evict_count;	/* so many of these at most */
 } Sweep;
 
-/* From when on nothing is lost if the subject goes. */
+/* Return from when on nothing is lost if the subject goes. */
 static TimestampTz
 empty_at(const Subject *subject)
 {
@@ -59,6 +61,10 @@ empty_at(const Subject *subject)
 		: subject_empty_at(subject);
 }
 
+/*
+ * Return whether nothing is lost any more if the subject goes; if it is, note
+ * when it will not be.
+ */
 static bool
 has_run_empty(const Subject *subject, Sweep *sweep)
 {
@@ -77,7 +83,10 @@ has_run_empty(const Subject *subject, Sweep *sweep)
 	return true;
 }
 
-/* Whether all that is counted for a subject could be rebuilt. */
+/*
+ * Return whether all that is counted for a subject could be rebuilt; if not,
+ * note up to where the log has to be written first.
+ */
 static bool
 is_written(const Subject *subject, Sweep *sweep)
 {
@@ -88,6 +97,7 @@ is_written(const Subject *subject, Sweep *sweep)
 	return false;
 }
 
+/* Return whether a subject may be removed. */
 static bool
 can_make_room(const Subject *subject, Sweep *sweep)
 {
@@ -101,6 +111,7 @@ can_make_room(const Subject *subject, Sweep *sweep)
 	return has_run_empty(subject, sweep);
 }
 
+/* Compare two times, for qsort(). */
 static int
 compare_times(const void *a, const void *b)
 {
@@ -117,7 +128,10 @@ typedef struct Slice
 	uint64		end;			/* steps of NUM_PARTITIONS */
 } Slice;
 
-/* Find out which half of a slice's subjects was not called for longer. */
+/*
+ * Find out which half of a slice's subjects was not called for longer.  The
+ * partition's lock is held.
+ */
 static void
 choose_candidates(Sweep *sweep, Slice slice)
 {
@@ -133,7 +147,10 @@ choose_candidates(Sweep *sweep, Slice slice)
 	sweep->evict_count = (count + 1) / 2;
 }
 
-/* Remove the subjects of a bucket that can make room; returns their number. */
+/*
+ * Remove the subjects of a bucket that can make room, and return how many they
+ * were.  The partition's lock is held EXCLUSIVE.
+ */
 static int
 sweep_bucket(Sweep *sweep, uint64 hash, BlockList *spare)
 {
@@ -153,6 +170,10 @@ sweep_bucket(Sweep *sweep, uint64 hash, BlockList *spare)
 	return removed;
 }
 
+/*
+ * Sweep a slice, by its number: slices of one partition are NUM_PARTITIONS
+ * apart.  No lock is held on entry.
+ */
 static void
 sweep_slice(Sweep *sweep, uint32 number)
 {
@@ -160,21 +181,32 @@ sweep_slice(Sweep *sweep, uint32 number)
 	Slice		slice;
 	BlockList	spare = {.base = store->blocks};
 
+	/* Find the buckets of the partition that belong to the slice. */
 	slice.first = partition +
 		(uint64) (number / NUM_PARTITIONS) * SLICE_BUCKETS * NUM_PARTITIONS;
 	slice.end = Min(slice.first + SLICE_BUCKETS * NUM_PARTITIONS,
 					store->nbuckets);
+
+	/*
+	 * Remove those of its subjects that can make room, under the partition's
+	 * lock.
+	 */
 	partition_lock(&partition, 1, LW_EXCLUSIVE);
 	choose_candidates(sweep, slice);
 	for (uint64 i = slice.first; i < slice.end; i += NUM_PARTITIONS)
 		store_stats(partition)->evictions += sweep_bucket(sweep, i, &spare);
+
+	/* Others that wait for room see by the count that there is some. */
 	sweep->freed += spare.count;
 	pg_atomic_fetch_add_u32(&store->swept, spare.count);
 	pool_return(&store->pool, &spare, (uint32) partition);
 	partition_unlock(&partition, 1);
 }
 
-/* Whether a sweep was in vain so lately that another one would be, too. */
+/*
+ * Return whether a sweep was in vain so lately that another one would be in
+ * vain, too.
+ */
 static bool
 is_hopeless(TimestampTz now)
 {
@@ -185,9 +217,9 @@ is_hopeless(TimestampTz now)
 }
 
 /*
- * Let others fail at once for a while: until the first subject that we saw
- * runs empty, but no longer than ten times what the sweep took, or a second,
- * since we do not know of subjects that come and go meanwhile.
+ * Let other calls fail at once for a while: until the first subject that was
+ * seen runs empty, but no longer than ten times what the sweep took, or a
+ * second, since subjects that come and go meanwhile are not known.
  */
 static void
 give_up(const Sweep *sweep)
@@ -210,7 +242,10 @@ sweep_around(Sweep *sweep)
 	uint32		first = pg_atomic_read_u32(&store->sweep_hand);
 	uint32		i;
 
-	/* Others may sweep as well: each looks at every subject if need be. */
+	/*
+	 * Other sessions may sweep as well: each looks at every subject if need
+	 * be.
+	 */
 	for (i = 0; i < slices && sweep->freed < SWEEP_GOAL; i++)
 	{
 		sweep_slice(sweep, (first + i) % slices);
@@ -220,6 +255,11 @@ sweep_around(Sweep *sweep)
 	elog(DEBUG1, "tierlimit: a sweep has freed %u blocks", sweep->freed);
 }
 
+/*
+ * Make room by removing subjects whose windows have run empty, or that were
+ * not called for long and can be rebuilt from the log.  Returns false if there
+ * are none.  May wait for the log and raise an ERROR; no lock may be held.
+ */
 bool
 sweep_for_room(Clock clock)
 {
@@ -240,7 +280,7 @@ sweep_for_room(Clock clock)
 		sweep_around(&sweep);
 	}
 
-	/* What another one has found before us will do. */
+	/* Room that another session has made meanwhile will do. */
 	if (swept != pg_atomic_read_u32(&store->swept))
 		return true;
 	if (clock.source == CLOCK_SERVER)
@@ -248,6 +288,10 @@ sweep_for_room(Clock clock)
 	return false;
 }
 
+/*
+ * Make room as sweep_for_room() does, and raise an ERROR if there is none.  No
+ * lock may be held.
+ */
 void
 sweep_make_room(Clock clock)
 {
@@ -259,6 +303,10 @@ sweep_make_room(Clock clock)
 				 errhint("Increase \"tierlimit.memory\" and restart the server.")));
 }
 
+/*
+ * Have the next sweep look again, though one was in vain: units were given
+ * back, so a subject may have run empty.  Any lock may be held.
+ */
 void
 sweep_encourage(void)
 {
