@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * coalesce.c
- *		Rows of the request log that are alike share one.
+ *		Coalescing rows of the request log: those that are alike share one.
  *
  * Admitted calls are alike if they differ in nothing but their time and what
  * they count; denied ones, which may come as a flood, if they have the key,
- * the endpoint and the code in common.  Only rows of the same interval
- * are coalesced, be it a second or tierlimit.log_granularity.
+ * the endpoint and the code in common.  Only rows of the same interval are
+ * coalesced, be it a second or tierlimit.log_granularity.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,7 +18,7 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 
-/* What rows are found by. */
+/* The key that rows are found by. */
 typedef struct CoalesceKey
 {
 	const LogRow *row;
@@ -34,9 +34,10 @@ typedef struct CoalesceEntry
 struct Coalescer
 {
 	MemoryContext context;
-	HTAB	   *rows;			/* of CoalesceEntry; NULL: none */
+	HTAB	   *rows;			/* CoalesceEntries; NULL: there are none */
 };
 
+/* Return whether two rows have the same text in a column, or both none. */
 static bool
 same_text(const LogRow *a, const LogRow *b, LogTextColumn column)
 {
@@ -48,6 +49,7 @@ same_text(const LogRow *a, const LogRow *b, LogTextColumn column)
 	return x.length == y.length && memcmp(x.bytes, y.bytes, x.length) == 0;
 }
 
+/* Return whether two rows have the same address, or both none. */
 static bool
 same_address(const LogRow *a, const LogRow *b)
 {
@@ -56,6 +58,7 @@ same_address(const LogRow *a, const LogRow *b)
 	return memcmp(&a->address, &b->address, sizeof(inet_struct)) == 0;
 }
 
+/* Return whether two rows may share one. */
 static bool
 is_alike(const CoalesceKey *a, const CoalesceKey *b)
 {
@@ -71,6 +74,7 @@ is_alike(const CoalesceKey *a, const CoalesceKey *b)
 		 same_text(x, y, LOG_REQUEST_ID) && same_address(x, y));
 }
 
+/* Add a text to a hash. */
 static uint32
 hash_text(uint32 hash, LogText logged)
 {
@@ -78,7 +82,10 @@ hash_text(uint32 hash, LogText logged)
 										 logged.length));
 }
 
-/* For the hash table. */
+/*
+ * Return the hash of a key, for the hash table: of what all rows that are
+ * alike have in common.
+ */
 static uint32
 hash_key(const void *key, Size size)
 {
@@ -91,6 +98,7 @@ hash_key(const void *key, Size size)
 	return hash_text(hash, k->row->texts[LOG_ENDPOINT]);
 }
 
+/* Return 0 if two rows are alike, for the hash table. */
 static int
 compare_keys(const void *a, const void *b, Size size)
 {
@@ -98,6 +106,7 @@ compare_keys(const void *a, const void *b, Size size)
 	return !is_alike((const CoalesceKey *) a, (const CoalesceKey *) b);
 }
 
+/* Return an empty hash table in the coalescer's context. */
 static HTAB *
 create_rows(Coalescer *coalescer)
 {
@@ -113,7 +122,10 @@ create_rows(Coalescer *coalescer)
 					   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
 }
 
-/* Intervals are counted anew in each minute, so that none crosses a border. */
+/*
+ * Return the key of a row.  Intervals are counted anew in each minute, so that
+ * none of them crosses the border of a minute.
+ */
 static CoalesceKey
 key_of(const LogRow *row, int64 interval)
 {
@@ -124,6 +136,10 @@ key_of(const LogRow *row, int64 interval)
 	return key;
 }
 
+/*
+ * Return an empty collection of rows, in a memory context of its own below
+ * this one.
+ */
 Coalescer *
 coalesce_create(MemoryContext context)
 {
@@ -135,6 +151,7 @@ coalesce_create(MemoryContext context)
 	return coalescer;
 }
 
+/* Empty a collection. */
 void
 coalesce_reset(Coalescer *coalescer)
 {
@@ -144,6 +161,11 @@ coalesce_reset(Coalescer *coalescer)
 	coalescer->rows = NULL;
 }
 
+/*
+ * Return the row of the collection that is like this one and of the same
+ * interval of so many microseconds, of which there are at most a minute's.  If
+ * there is none, this row is added, without a copy, and returned.
+ */
 LogRow *
 coalesce_find(Coalescer *coalescer, LogRow *row, int64 interval)
 {
@@ -159,6 +181,10 @@ coalesce_find(Coalescer *coalescer, LogRow *row, int64 interval)
 	return entry->row;
 }
 
+/*
+ * Return the row of the collection that is like this one and of the same
+ * interval of so many microseconds; NULL if there is none.
+ */
 LogRow *
 coalesce_lookup(Coalescer *coalescer, const LogRow *row, int64 interval)
 {
@@ -169,6 +195,7 @@ coalesce_lookup(Coalescer *coalescer, const LogRow *row, int64 interval)
 	return entry == NULL ? NULL : entry->row;
 }
 
+/* Remove a row from the collection, which was found with the same interval. */
 void
 coalesce_remove(Coalescer *coalescer, LogRow *row, int64 interval)
 {
@@ -177,10 +204,14 @@ coalesce_remove(Coalescer *coalescer, LogRow *row, int64 interval)
 	(void) hash_search(coalescer->rows, &key, HASH_REMOVE, NULL);
 }
 
+/*
+ * Let a row stand for another one as well: it gets the later time and the sum
+ * of both.  It keeps its address if both have the same one.
+ */
 void
 coalesce_into(LogRow *row, const LogRow *other)
 {
-	/* Denials of several addresses are no one address's. */
+	/* Denials of several addresses belong to none of these. */
 	if (!same_address(row, other))
 		row->has_address = false;
 	row->at = Max(row->at, other->at);

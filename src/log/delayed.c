@@ -3,14 +3,14 @@
  * delayed.c
  *		Denied calls that wait until their second is over.
  *
- * A flood of denials of one key is a row a second: those that are alike share one
- * (coalesce.c), which is written when its second is over.  Whoever has no key makes no
- * more rows than MAX_ROWS_A_SECOND, whatever they vary: what exceeds these is summed
- * up without address and endpoint.
+ * A flood of denials of one key is a row a second: denials that are alike
+ * share one (coalesce.c), which is written when its second is over.  Callers
+ * without a key make no more rows than MAX_ROWS_A_SECOND, whatever they vary:
+ * what exceeds these is summed up without address and endpoint.
  *
- * What is delayed is no longer in the queue, which is released as soon as the batch
- * that read it is committed.  So a writer that ends before has to return it: the queue
- * keeps room for that.
+ * What is delayed is no longer in the queue, which is released as soon as the
+ * batch that read it is committed.  So a writer that ends before has to return
+ * it: the queue keeps room for that.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,13 +25,14 @@
 /* A denial may be a little late for its second. */
 #define HOLD_MARGIN (100 * 1000)
 
-/* At the end of the queue's buffer so much may be skipped. */
+/* So much may be skipped at the end of the queue's buffer. */
 #define LARGEST_ENTRY 4096
 
 /*
- * So many rows of denied calls that belong to a second may have all that is known
- * of them; what exceeds these is summed up.  There is room for some sums before
- * MAX_ROWS_A_SECOND; more than that are only made by more keys, which are known.
+ * So many rows of denied calls that belong to a second may have all that is
+ * known of them; what exceeds these is summed up.  There is room for some sums
+ * before MAX_ROWS_A_SECOND; more sums than that are only made by more keys,
+ * which are known.
  */
 #define MAX_ROWS_A_SECOND 1000
 #define MAX_DETAILED_ROWS (MAX_ROWS_A_SECOND - 100)
@@ -43,30 +44,35 @@ typedef struct SecondCount
 	int			rows;
 } SecondCount;
 
-/* Of the last seconds; denials come in about the order of their times. */
+/*
+ * So many of the last seconds are counted; denials come in about the order of
+ * their times.
+ */
 #define COUNTED_SECONDS 64
 
+/* A row that waits until its second is over, or is being written. */
 typedef struct DelayedRow
 {
 	LogRow		row;			/* first: coalesce.c returns it */
 	dlist_node	node;
 	TimestampTz due;
-	uint32		bytes;			/* that it would take in the queue */
-	uint64		batch;			/* the last one that added to it: */
+	uint32		bytes;			/* so many it would take in the queue */
+	uint64		batch;			/* the last batch that added to it: */
 	int64		added_requests; /* so much, which is in the queue as well
 								 * until */
 	int64		added_credits;	/* that batch is committed */
 } DelayedRow;
 
-static MemoryContext context;	/* of all rows */
-static Coalescer *alike;		/* of those that wait */
-static dlist_head waiting;		/* DelayedRows, the oldest first */
+static MemoryContext context;	/* the context of all rows */
+static Coalescer *alike;		/* finds those of them that wait */
+static dlist_head waiting;		/* DelayedRows that wait, the oldest first */
 static dlist_head taken;		/* those that are being written */
 static int	waiting_rows = 0;
-static uint64 bytes_waiting = 0;	/* that they, and those that are being
-									 * written, would take in the queue */
+static uint64 bytes_waiting = 0;	/* bytes that all rows, waiting or taken,
+									 * would take in the queue */
 static SecondCount delayed_in[COUNTED_SECONDS];
 
+/* Prepare this module; called once, before all else here. */
 void
 delayed_init(void)
 {
@@ -77,20 +83,24 @@ delayed_init(void)
 	dlist_init(&taken);
 }
 
+/* Return how many rows wait. */
 int
 delayed_rows(void)
 {
 	return waiting_rows;
 }
 
-/* A quarter of the queue's room is kept for them. */
+/*
+ * Return whether more than max rows wait, or more bytes than may have to be
+ * returned to the queue, of whose room a quarter is kept for that.
+ */
 bool
 delayed_is_full(const LogQueue *queue, int max)
 {
 	return waiting_rows > max || bytes_waiting > queue->ring.size / 4;
 }
 
-/* A copy with its texts, to outlive the queue's. */
+/* Return a copy of a row with its texts, which outlives the queue's. */
 static DelayedRow *
 copy_row(const LogRow *row, uint64 batch)
 {
@@ -117,7 +127,10 @@ note_added(DelayedRow *waiting, const DelayedRow *more)
 	waiting->added_credits += more->added_credits;
 }
 
-/* How many rows of this time's second were delayed so far. */
+/*
+ * Return the counter of the rows that were delayed so far in this time's
+ * second.
+ */
 static int *
 delayed_in_second(TimestampTz at)
 {
@@ -133,8 +146,8 @@ delayed_in_second(TimestampTz at)
 }
 
 /*
- * What is summed up of a denial: whose it was, and why.  A key without a tier is
- * one that nobody knows.
+ * Return what is summed up of a denial: whose it was, and why.  A key without
+ * a tier is one that is not known.
  */
 static LogRow
 without_details(const LogRow *row)
@@ -150,13 +163,16 @@ without_details(const LogRow *row)
 	return sum;
 }
 
-/* The row like this one that is delayed already; NULL if there is none. */
+/*
+ * Return the row like this one that is delayed already; NULL if there is none.
+ */
 static DelayedRow *
 find_waiting(const LogRow *row)
 {
 	return (DelayedRow *) coalesce_lookup(alike, row, USECS_PER_SEC);
 }
 
+/* Delay a row that was read from the queue for a batch.  The row is copied. */
 void
 delayed_add(const LogRow *row, uint64 batch)
 {
@@ -165,12 +181,15 @@ delayed_add(const LogRow *row, uint64 batch)
 	DelayedRow *copy;
 	LogRow		sum;
 
+	/* Too many rows in a second lose their details. */
 	if (like == NULL && *rows >= MAX_DETAILED_ROWS)
 	{
 		sum = without_details(row);
 		like = find_waiting(&sum);
 		row = &sum;
 	}
+
+	/* Add it to one that is alike, or else to the rows that wait. */
 	copy = copy_row(row, batch);
 	if (like != NULL)
 	{
@@ -189,6 +208,11 @@ delayed_add(const LogRow *row, uint64 batch)
 	(*rows)++;
 }
 
+/*
+ * Take up to room rows that are due, or everything, and return how many they
+ * are.  They stay valid until delayed_written() is called, unless
+ * delayed_put_back() is.
+ */
 int
 delayed_take(LogRow **rows, int room, bool everything)
 {
@@ -213,6 +237,7 @@ delayed_take(LogRow **rows, int room, bool everything)
 	return count;
 }
 
+/* Forget the rows that were taken, as they are written. */
 void
 delayed_written(void)
 {
@@ -226,6 +251,7 @@ delayed_written(void)
 	}
 }
 
+/* Have the queue keep room for what may have to be returned to it. */
 void
 delayed_keep_room(LogQueue *queue)
 {
@@ -233,6 +259,10 @@ delayed_keep_room(LogQueue *queue)
 						bytes_waiting == 0 ? 0 : bytes_waiting + LARGEST_ENTRY);
 }
 
+/*
+ * Return rows to the queue, as far as there is room, but for what the batch
+ * has added.
+ */
 static void
 put_back(LogQueue *queue, dlist_head *rows, uint64 batch)
 {
@@ -258,6 +288,10 @@ put_back(LogQueue *queue, dlist_head *rows, uint64 batch)
 	}
 }
 
+/*
+ * Return all rows to the queue, but for what a batch that was not committed
+ * has added: that is still there.  Raises no ERROR.
+ */
 void
 delayed_put_back(LogQueue *queue, uint64 batch)
 {

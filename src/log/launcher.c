@@ -3,19 +3,21 @@
  * launcher.c
  *		The background worker that starts the log writers of databases.
  *
- * The server starts it, and has a place for it at any time: so that a writer
- * whose start failed, for want of a place among max_worker_processes, is tried
- * again also when no session calls any more; and so that of several databases
- * each gets its turn.
+ * The server starts it, and has a place for it at any time.  So a writer whose
+ * start failed, for want of a place among max_worker_processes, is tried again
+ * also when no session calls any more; and of several databases each gets its
+ * turn.
  *
  * It looks at all queues (queue.c) when a session has taken one, a writer has
- * ended, or LOOK_PAUSE has passed.  Where there is no place for another writer,
- * or no queue for another database, the one that has been at work for longest
- * is asked to leave: it writes what it has, and its database waits for its next
- * turn.  Calls go on meanwhile, for as long as their queue has room.
+ * ended, or LOOK_PAUSE has passed.  Where there is no place for another
+ * writer, or no queue for another database, the writer that has been at work
+ * for longest is asked to leave: it writes what it has, and its database waits
+ * for its next turn.  Calls go on meanwhile, for as long as their queue has
+ * room.
  *
- * It keeps nothing that a next one would need.  It is connected to no database,
- * only to the catalogs that all of them share, so that it is in nobody's way.
+ * It keeps nothing that a next launcher would need.  It is connected to no
+ * database, only to the catalogs that all of them share, so that it is in no
+ * session's way.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,14 +40,23 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
-/* In ms: how often to look, and where something could not be done yet. */
+/*
+ * The queues are looked at every so many ms: every LOOK_PAUSE, or every
+ * RETRY_PAUSE where something could not be done yet.
+ */
 #define LOOK_PAUSE 10000
 #define RETRY_PAUSE 100
 
-/* A writer that ends sooner is started again when so much time has passed. */
+/*
+ * A writer that ends sooner than this is started again when so much time has
+ * passed.
+ */
 #define START_PAUSE USECS_PER_SEC
 
-/* How often the server's log is told that a writer could not be started. */
+/*
+ * The server's log is told this often at most that a writer could not be
+ * started.
+ */
 #define REPORT_PAUSE USECS_PER_MINUTE
 
 PGDLLEXPORT void tierlimit_launcher_main(Datum unused);
@@ -60,6 +71,10 @@ typedef struct StartedWriter
 
 static StartedWriter started[NUM_QUEUES];
 
+/*
+ * Have the server start the launcher.  Called from _PG_init(), while libraries
+ * are preloaded.
+ */
 void
 launcher_register(void)
 {
@@ -75,7 +90,10 @@ launcher_register(void)
 	RegisterBackgroundWorker(&worker);
 }
 
-/* Whether the writer that we started for a queue may still be coming. */
+/*
+ * Return whether the writer that was started for a queue may still be coming,
+ * or is there.
+ */
 static bool
 is_under_way(StartedWriter *writer)
 {
@@ -97,7 +115,10 @@ is_under_way(StartedWriter *writer)
 	return false;
 }
 
-/* Whether one that we started for this database has ended so soon. */
+/*
+ * Return whether a writer that was started for this database has ended so soon
+ * that the next one has to wait.
+ */
 static bool
 ended_soon(const StartedWriter *writer, Oid database)
 {
@@ -105,7 +126,10 @@ ended_soon(const StartedWriter *writer, Oid database)
 		!has_passed(writer->at, GetCurrentTimestamp(), START_PAUSE);
 }
 
-/* False if the server has no place for another worker. */
+/*
+ * Start a writer for a queue.  Returns false if the server has no place for
+ * another worker.
+ */
 static bool
 start_writer(int number, Oid database)
 {
@@ -128,6 +152,10 @@ start_writer(int number, Oid database)
 	return true;
 }
 
+/*
+ * Tell sessions that wait, and now and then the server's log, that there is no
+ * place for a writer.
+ */
 static void
 report_no_place(LogQueue *queue, Oid database)
 {
@@ -150,6 +178,7 @@ report_no_place(LogQueue *queue, Oid database)
 			 errhint("Increase \"max_worker_processes\" and restart the server.")));
 }
 
+/* Return whether there is a database. */
 static bool
 database_exists(Oid database)
 {
@@ -161,7 +190,7 @@ database_exists(Oid database)
 	return exists;
 }
 
-/* Start a queue's writer; false if that has to wait. */
+/* Start a queue's writer.  Returns false if that has to wait. */
 static bool
 serve(const WaitingQueue *waiting)
 {
@@ -178,15 +207,15 @@ serve(const WaitingQueue *waiting)
 	if (start_writer(waiting->number, waiting->database))
 		return true;
 
-	/* Where our own writers have the places, it is a matter of time. */
+	/* Where our own writers have all places, it is a matter of time. */
 	if (!queue_ask_to_leave())
 		report_no_place(queue_at(waiting->number), waiting->database);
 	return false;
 }
 
 /*
- * See to all queues, those first that wait for longest; returns for how many ms
- * there is nothing to do.
+ * Take care of all queues, those first that wait for longest.  Returns for how
+ * many ms there is nothing to do.
  */
 static long
 look_around(void)
@@ -208,6 +237,7 @@ look_around(void)
 	return all_served && !queue_any_closed() ? LOOK_PAUSE : RETRY_PAUSE;
 }
 
+/* Note, when this process ends, that there is no launcher. */
 static void
 forget_launcher(int code, Datum arg)
 {
@@ -216,6 +246,7 @@ forget_launcher(int code, Datum arg)
 	queue_set_launcher(NULL);
 }
 
+/* Run the launcher: the main function of its process. */
 void
 tierlimit_launcher_main(Datum unused)
 {

@@ -6,17 +6,17 @@
  * Sessions append rows to the queue of their database (queue.c), a ring in
  * shared memory (ring.c).  They take a place in it while they hold the lock of
  * the partition that the row's subject belongs to: so the rows of a subject
- * are in the order in which they were decided, and a subject knows up to which
- * position of the queue it has any.  The database's worker (worker.c) writes
- * them, and releases them when its transaction has committed.
+ * are in the order in which they were decided, and a subject knows the end
+ * position of its newest one.  The database's writer (worker.c) writes them,
+ * and releases them when its transaction has committed.
  *
  * A full queue makes callers wait, before anything of their call is counted.
  * Taking a place and filling it needs no lock besides the partition's.
  *
- * A crash forgets what is queued: at most what was decided since the worker
- * began its last round, flush_interval before, and the round's duration.  While
- * the log can't be written, that grows; tierlimit.on_log_failure says whether
- * calls wait then, or go on.
+ * A crash forgets what is queued: at most what was decided since the writer
+ * began its last round, that is for flush_interval and the duration of that
+ * round.  While the log can't be written, that grows; tierlimit.on_log_failure
+ * says whether calls wait then, or go on.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,12 +36,14 @@ typedef struct LogWait
 {
 	LogQueue   *queue;
 	TimestampTz begun;
-	TimestampTz since;			/* when it began, or there was progress */
-	uint64		tail;			/* of the queue, then */
+	TimestampTz since;			/* when it began, or there was progress last */
+	uint64		tail;			/* the queue's tail at that time */
 } LogWait;
 
-static LogQueue *my_queue = NULL;	/* the one of the last call; see log_open */
+static LogQueue *my_queue = NULL;	/* the queue of the last call; see
+									 * log_open() */
 
+/* Raise an ERROR for what the writer reports. */
 static void
 raise_failure(const LogFailure *failure)
 {
@@ -54,8 +56,8 @@ raise_failure(const LogFailure *failure)
 }
 
 /*
- * Raise an ERROR if the writer has been failing for long, the last time since a
- * time.
+ * Raise an ERROR if the writer has been failing for longer than CALL_PATIENCE,
+ * and has failed since a time.
  */
 static void
 report_failure(LogQueue *queue, TimestampTz tried_since)
@@ -67,6 +69,7 @@ report_failure(LogQueue *queue, TimestampTz tried_since)
 		raise_failure(&failure);
 }
 
+/* Raise the ERROR that says why there was no progress. */
 static void
 report_stuck(LogQueue *queue)
 {
@@ -88,6 +91,7 @@ report_stuck(LogQueue *queue)
 			 errhint("See what it waits for in pg_stat_activity.")));
 }
 
+/* Return a wait that begins now. */
 static LogWait
 begin_wait(LogQueue *queue)
 {
@@ -99,7 +103,7 @@ begin_wait(LogQueue *queue)
 
 /*
  * Sleep until the writer makes progress, or for a while.  Raises an ERROR if
- * there has not been any for long.
+ * there has been no progress for CALL_PATIENCE.
  */
 static void
 wait_for_progress(LogWait *wait)
@@ -122,8 +126,9 @@ wait_for_progress(LogWait *wait)
 }
 
 /*
- * Wait until this database has an open queue: others may have them all, or its
- * writer may be about to leave.
+ * Wait until this database has an open queue, and return it: other databases
+ * may have them all, or its writer may be about to leave.  Raises an ERROR if
+ * that takes longer than CALL_PATIENCE.
  */
 static LogQueue *
 wait_for_queue(void)
@@ -148,7 +153,9 @@ wait_for_queue(void)
 	return queue;
 }
 
-/* Wait until the log is written again, where no more is to be lost in a crash. */
+/*
+ * Wait until the log is written again, where no more is to be lost in a crash.
+ */
 static void
 wait_while_overdue(LogQueue *queue)
 {
@@ -165,6 +172,13 @@ wait_while_overdue(LogQueue *queue)
 	ConditionVariableCancelSleep();
 }
 
+/*
+ * Return the queue of this database, which is open; the launcher starts a
+ * writer for it if it has none.  Raises an ERROR if the database gets no queue
+ * for CALL_PATIENCE; if tierlimit.on_log_failure has calls wait for a log that
+ * is not written, and that takes so long; or if the log could not be written
+ * for so long and the session waits for the disk.  No lock may be held.
+ */
 LogQueue *
 log_open(void)
 {
@@ -181,6 +195,13 @@ log_open(void)
 	return my_queue;
 }
 
+/*
+ * Reserve room for a row in a queue, under the lock of a partition.  Returns
+ * false if there is no room: then the caller has to release the lock, call
+ * log_wait_for_room() and start over.  As soon as the lock is released, and
+ * with nothing in between that could fail, the row has to be appended by
+ * log_append().
+ */
 bool
 log_reserve(LogQueue *queue, const LogRow *row, RingPlace *place)
 {
@@ -188,6 +209,10 @@ log_reserve(LogQueue *queue, const LogRow *row, RingPlace *place)
 		ring_reserve(&queue->ring, logrow_size(row), place);
 }
 
+/*
+ * Append a row at its place, if it has one.  Raises no ERROR; no lock need be
+ * held.
+ */
 void
 log_append(const RingPlace *place, const LogRow *row)
 {
@@ -197,12 +222,16 @@ log_append(const RingPlace *place, const LogRow *row)
 	ring_publish(place);
 }
 
+/*
+ * Wait until there may be room for a row in a queue, or the queue is closed.
+ * Raises an ERROR if the writer makes no progress; no lock may be held.
+ */
 void
 log_wait_for_room(LogQueue *queue, const LogRow *row)
 {
 	LogWait		wait = begin_wait(queue);
 
-	/* Not each released row is worth a fight. */
+	/* Wait for more than this row: not each released row is worth a fight. */
 	uint64		enough = Max(queue->ring.size / 8, 3 * logrow_size(row));
 
 	while (queue_is_open(queue) && queue_free_bytes(queue) < enough)
@@ -213,6 +242,7 @@ log_wait_for_room(LogQueue *queue, const LogRow *row)
 	ConditionVariableCancelSleep();
 }
 
+/* Have the writer write soon if the queue fills up.  No lock may be held. */
 void
 log_nudge(LogQueue *queue)
 {
@@ -221,6 +251,11 @@ log_nudge(LogQueue *queue)
 		queue_wake_writer(queue);
 }
 
+/*
+ * Return whether all of a database up to a position is on disk; in a database
+ * without a queue, everything is.  Takes the mutex of the queues; the lock of
+ * a partition may be held.
+ */
 bool
 log_is_written(Oid database, uint64 position)
 {
@@ -229,6 +264,11 @@ log_is_written(Oid database, uint64 position)
 	return queue == NULL || ring_tail(&queue->ring) >= position;
 }
 
+/*
+ * Return the end position of the newest row of this database that is on its
+ * way to the log; 0 if the database has no queue.  Takes the mutex of the
+ * queues.
+ */
 uint64
 log_newest_position(void)
 {
@@ -237,7 +277,7 @@ log_newest_position(void)
 	return queue == NULL ? 0 : ring_head(&queue->ring);
 }
 
-/* What makes the wait below end has to be undone in any case. */
+/* Undo, in any case, what makes the writer count a session as waiting. */
 static void
 stop_waiting(int code, Datum arg)
 {
@@ -247,6 +287,9 @@ stop_waiting(int code, Datum arg)
 	pg_atomic_fetch_sub_u32(&queue->waiting, 1);
 }
 
+/*
+ * Wait until the log is written up to a position, which lies within the queue.
+ */
 static void
 wait_for_position(LogQueue *queue, const uint64 position)
 {
@@ -266,6 +309,11 @@ wait_for_position(LogQueue *queue, const uint64 position)
 	stop_waiting(0, PointerGetDatum(queue));
 }
 
+/*
+ * Wait until all of this database up to a position is on disk; the position
+ * may be later than the newest row.  Raises an ERROR, which undoes nothing, if
+ * the writer makes no progress; no lock may be held.
+ */
 void
 log_wait_written(uint64 position)
 {
@@ -279,7 +327,7 @@ log_wait_written(uint64 position)
 }
 
 /*
- * Raise the current ERROR again; whoever gets it is to know that it undoes
+ * Raise the current ERROR again, with a detail that says that it undoes
  * nothing.
  */
 static void
@@ -297,10 +345,10 @@ raise_with_charge(MemoryContext context)
 }
 
 /*
- * The writer's commit is on the disk of this server.  Whether a standby has to
- * have it too is a matter of each session that waits: so nobody waits for a
- * standby who did not ask for it.  A cancel ends that wait with a WARNING, as it
- * does that of a commit.
+ * Wait until the standbys have the writer's commit, which is on the disk of
+ * this server.  Whether a standby has to have it too is a matter of each
+ * session that waits: so no session waits for a standby that did not ask for
+ * it.  A cancel ends that wait with a WARNING, as it does that of a commit.
  */
 static void
 wait_for_standbys(void)
@@ -311,6 +359,11 @@ wait_for_standbys(void)
 	CHECK_FOR_INTERRUPTS();
 }
 
+/*
+ * Wait until all that this session has counted, up to a position, is where
+ * synchronous_commit wants the session's commits to be.  An ERROR says that it
+ * stays counted; no lock may be held.
+ */
 void
 log_wait_durable(uint64 position)
 {
@@ -329,8 +382,10 @@ log_wait_durable(uint64 position)
 }
 
 /*
- * Unlike the wait for a position, this one is also for denials that are held
- * back.  A queue that was given up had nothing left to write.
+ * Wait until all that was decided in this database before is written.  Unlike
+ * the wait for a position, this one is also for denials that are delayed.  A
+ * queue that was given up had nothing left to write.  Raises an ERROR if the
+ * writer makes no progress; no lock may be held.
  */
 void
 log_flush(void)

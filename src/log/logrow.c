@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * logrow.c
- *		What one decision leaves in the request log.
+ *		The row that a decision leaves in the request log.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,8 +17,8 @@
 
 /*
  * A packed row is this, followed by the address if there is one, and by the
- * bytes of the texts.  It is kept small: what is appended is fetched from
- * memory, and by the worker once more.
+ * bytes of the texts.  It is kept small: what is appended has to be fetched
+ * from memory by the session, and by the writer once more.
  */
 typedef struct PackedRow
 {
@@ -36,6 +36,7 @@ typedef struct PackedRow
 /* The length of a text that is NULL. */
 #define NO_TEXT PG_UINT16_MAX
 
+/* Return how many bytes a packed row takes. */
 uint32
 logrow_size(const LogRow *row)
 {
@@ -49,6 +50,7 @@ logrow_size(const LogRow *row)
 	return size;
 }
 
+/* Write a row as logrow_size() bytes. */
 void
 logrow_pack(const LogRow *row, char *to)
 {
@@ -81,6 +83,7 @@ logrow_pack(const LogRow *row, char *to)
 	}
 }
 
+/* Read a packed row; the texts then point into its bytes. */
 void
 logrow_unpack(const char *from, LogRow *row)
 {
@@ -111,6 +114,10 @@ logrow_unpack(const char *from, LogRow *row)
 	}
 }
 
+/*
+ * Return how many decisions a row in the queue stands for: denials that were
+ * delayed are several.
+ */
 int64
 logrow_decisions(const LogRow *row)
 {
@@ -131,6 +138,7 @@ const LogColumnType logrow_columns[LOG_COLUMNS] = {
 	[LOG_COLUMN_REQUEST_ID] = {"request_id", TEXTOID, TEXTARRAYOID}
 };
 
+/* Return a text as a Datum, in the current memory context. */
 static Datum
 text_value(LogText string, bool *is_null)
 {
@@ -139,6 +147,7 @@ text_value(LogText string, bool *is_null)
 		: PointerGetDatum(cstring_to_text_with_len(string.bytes, string.length));
 }
 
+/* Return a row's address as a Datum, in the current memory context. */
 static Datum
 address_value(const LogRow *row, bool *is_null)
 {
@@ -153,6 +162,9 @@ address_value(const LogRow *row, bool *is_null)
 	return InetPGetDatum(value);
 }
 
+/*
+ * Set the values of a row, LOG_COLUMNS of each, in the current memory context.
+ */
 void
 logrow_values(const LogRow *row, Datum *values, bool *nulls)
 {
@@ -177,6 +189,7 @@ logrow_values(const LogRow *row, Datum *values, bool *nulls)
 											   &nulls[LOG_COLUMN_REQUEST_ID]);
 }
 
+/* Return a text of SQL as the log has it, without a copy; NULL is no text. */
 LogText
 logrow_text(const text *value)
 {
@@ -190,6 +203,10 @@ logrow_text(const text *value)
 	return logged;
 }
 
+/*
+ * Return an endpoint as the log has it, without a copy, cut if it is too long;
+ * NULL is no text.
+ */
 LogText
 logrow_endpoint(const text *value)
 {

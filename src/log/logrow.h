@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * logrow.h
- *		What one decision leaves in the request log.
+ *		The row that a decision leaves in the request log.
  *
  *-------------------------------------------------------------------------
  */
@@ -11,14 +11,14 @@
 #include "datatype/timestamp.h"
 #include "utils/inet.h"
 
-/* A text of somebody else's; bytes NULL: no text. */
+/* A text whose bytes belong to the caller; bytes NULL: no text. */
 typedef struct LogText
 {
 	const char *bytes;
 	uint16		length;
 } LogText;
 
-/* In the order of the columns of request_log. */
+/* The texts of a row, in the order of the columns of request_log. */
 typedef enum LogTextColumn
 {
 	LOG_KEY,
@@ -30,8 +30,8 @@ typedef enum LogTextColumn
 } LogTextColumn;
 
 /*
- * An error_code of a row that is not written: it has all rows that are later than
- * the time in its credits brought to its own time.
+ * The error_code of a row that is not written: it has all rows that are later
+ * than the time in its credits brought to its own time.
  */
 #define LOG_REDATES (-1)
 
@@ -41,24 +41,24 @@ typedef struct LogRow
 	TimestampTz at;
 	int64		requests;
 	int64		credits;
-	Oid			extension_id;	/* see InstallationId: whose log this belongs
-								 * to */
+	Oid			extension_id;	/* see InstallationId: the extension that the
+								 * row is for */
 	int32		error_code;		/* 0: admitted */
 	int32		shadow_code;	/* 0: NULL */
 	bool		has_address;
-	bool		waited_for;		/* somebody waits until it is on disk */
+	bool		waited_for;		/* a session waits until it is on disk */
 	bool		is_reset;		/* it gives back all that is counted */
 	inet_struct address;
 	LogText		texts[LOG_TEXTS];
 } LogRow;
 
-/* Longer endpoints are cut, at a whole character. */
+/* Longer endpoints, in bytes, are cut at a whole character. */
 #define MAX_ENDPOINT_LENGTH 1024
 
 /*
- * The columns of request_log, in the order of logrow_columns[]: a new one has a
- * line there, a value in logrow_values(), and what coalesce.c asks of rows that are
- * alike.
+ * The columns of request_log, in the order of logrow_columns[].  A new column
+ * needs a line there, a value in logrow_values(), and a decision in coalesce.c
+ * whether rows that are alike have it in common.
  */
 typedef enum LogColumn
 {
@@ -85,18 +85,11 @@ typedef struct LogColumnType
 
 extern const LogColumnType logrow_columns[LOG_COLUMNS];
 
-/* The values of a row, in the current memory context. */
 extern void logrow_values(const LogRow *row, Datum *values, bool *nulls);
-
-/* A row as bytes, and back; the texts then point into these. */
 extern uint32 logrow_size(const LogRow *row);
 extern void logrow_pack(const LogRow *row, char *to);
 extern void logrow_unpack(const char *from, LogRow *row);
-
-/* How many decisions it stands for, in the queue: some were delayed together. */
 extern int64 logrow_decisions(const LogRow *row);
-
-/* For texts of SQL; NULL: no text. */
 extern LogText logrow_text(const text *value);
 extern LogText logrow_endpoint(const text *value);
 

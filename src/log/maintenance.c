@@ -4,20 +4,21 @@
  *		Keeping the request log: its partitions and its sums.
  *
  * This is done by the worker that writes the log, between batches: so nothing
- * is added to the log meanwhile, and what it does needs no lock against that.
- * The SQL of it is in the install script.
+ * is added to the log meanwhile, and maintenance needs no lock against that.
+ * Its SQL is in the install script.
  *
  * Partitions: one a day, made some days ahead, and dropped after
  * tierlimit.log_retention.  Both need a lock for a moment; if it can't be had
- * soon, it is tried again later.  What else is deleted then is deleted in
- * transactions of its own, so that no lock lasts for longer.
+ * soon, it is tried again later.  Other old data are deleted in transactions
+ * of their own, so that no lock lasts for longer.
  *
  * Sums: hours that are over are summed up, a step at a time that takes about
  * STEP_GOAL.  log_state says how far that has come, in the same transaction as
- * the sums themselves; what is written to the log later than that is added by
- * the transaction that writes it (writer.c).  So each row counts exactly once,
- * also where somebody calls _sum_log() by hand: that waits for rows that are
- * being written, and whoever writes asks for the state after that, each time.
+ * the sums themselves; a row that is written to the log later than that is
+ * added by the transaction that writes it (writer.c).  So each row counts
+ * exactly once, also where a session calls _sum_log() by hand: that waits for
+ * rows that are being written, and the writer asks for the state after it has
+ * written, each time.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,26 +36,33 @@
 #define MAINTENANCE_PAUSE USECS_PER_HOUR
 #define RETRY_PAUSE USECS_PER_MINUTE
 
-/* An hour is over for us when its last calls are surely written. */
+/* An hour is over when its last calls are surely written. */
 #define CLOSING_TIME USECS_PER_MINUTE
 
 #define STEP_GOAL (100 * 1000)
 #define SHORTEST_STEP USECS_PER_MINUTE
 #define LONGEST_STEP (366 * USECS_PER_DAY)
 
-/* What is done for an installation, and when again; all zero: at once. */
+/*
+ * What was done for an installation, and when it is due again; all zero: at
+ * once.
+ */
 typedef struct Maintenance
 {
 	Oid			extension_id;	/* see InstallationId */
 	TimestampTz partitions_due;
 	TimestampTz drops_due;
 	TimestampTz sums_due;
-	int64		step;			/* of the sums, in microseconds */
+	int64		step;			/* length of the next step of the sums, in
+								 * microseconds */
 } Maintenance;
 
 static Maintenance maintenance;
 
-/* These two do a piece of what is to be done; a row says that there is more. */
+/*
+ * Each of these two statements does a piece of what is to be done; it returns
+ * a row if there is more.
+ */
 static SpiStatement add_partitions = {
 	"SELECT FROM tierlimit._add_log_partitions() AS more WHERE more", 0, {0},
 	NULL
@@ -79,7 +87,10 @@ static SpiStatement make_state = {
 	" (pg_catalog.date_trunc('hour', pg_catalog.now(), 'UTC'))", 0, {0}, NULL
 };
 
-/* An extension that was made anew has nothing of the old one's. */
+/*
+ * Begin anew for an extension that was created again: it has nothing of the
+ * old one's.
+ */
 static void
 know_installation(void)
 {
@@ -93,7 +104,10 @@ know_installation(void)
 	}
 }
 
-/* False if there is no state yet. */
+/*
+ * Read up to where decisions are summed up.  Returns false if there is no
+ * state yet.
+ */
 static bool
 read_summed_until(TimestampTz *summed_until)
 {
@@ -109,6 +123,11 @@ read_summed_until(TimestampTz *summed_until)
 	return found;
 }
 
+/*
+ * Return the time up to which decisions are summed up by hours.  Once this
+ * transaction has written to the log, no other session can move it on until
+ * the transaction's end.
+ */
 TimestampTz
 maintenance_summed_until(void)
 {
@@ -123,7 +142,7 @@ maintenance_summed_until(void)
 	return summed_until;
 }
 
-/* The end of the last hour that is over. */
+/* Return the end of the last hour that is over. */
 static TimestampTz
 closed_until(TimestampTz now)
 {
@@ -131,6 +150,7 @@ closed_until(TimestampTz now)
 	return now - now % USECS_PER_HOUR;
 }
 
+/* Make the partitions that are missing, and note when to look again. */
 static void
 keep_up_partitions(TimestampTz now)
 {
@@ -141,6 +161,7 @@ keep_up_partitions(TimestampTz now)
 		maintenance.partitions_due = now + MAINTENANCE_PAUSE;
 }
 
+/* Have the partitions made, if this process has made none yet. */
 void
 maintenance_prepare(void)
 {
@@ -149,7 +170,10 @@ maintenance_prepare(void)
 		keep_up_partitions(GetCurrentTimestamp());
 }
 
-/* Sum up a step more, so long that it takes about as long as we want. */
+/*
+ * Sum up one step more, and choose the length of the next one so that it takes
+ * about STEP_GOAL.
+ */
 static void
 sum_up(TimestampTz now)
 {
@@ -162,8 +186,7 @@ sum_up(TimestampTz now)
 	if (from < until)
 	{
 		until = Min(from + maintenance.step, until);
-		until -= until % USECS_PER_MINUTE;	/* sums of minutes are of whole
-											 * ones */
+		until -= until % USECS_PER_MINUTE;	/* sums are of whole minutes */
 		arg = TimestampTzGetDatum(until);
 		spi_write(&sum_log, &arg);
 		took = GetCurrentTimestamp() - now;
@@ -176,6 +199,10 @@ sum_up(TimestampTz now)
 		: closed_until(now) + USECS_PER_HOUR + CLOSING_TIME;
 }
 
+/*
+ * Drop what is older than tierlimit.log_retention, and note when to look
+ * again.
+ */
 static void
 drop_old(TimestampTz now)
 {
@@ -190,6 +217,7 @@ drop_old(TimestampTz now)
 		maintenance.drops_due = now + MAINTENANCE_PAUSE;
 }
 
+/* Return whether there is anything to do now. */
 bool
 maintenance_is_due(void)
 {
@@ -199,7 +227,10 @@ maintenance_is_due(void)
 					  Min(maintenance.sums_due, maintenance.drops_due));
 }
 
-/* One thing at a time, each in a transaction of its own; drops are last. */
+/*
+ * Do one of the things that are due: the caller has each of them done in a
+ * transaction of its own.  Drops are last.
+ */
 void
 maintenance_run(void)
 {

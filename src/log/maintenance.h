@@ -3,6 +3,9 @@
  * maintenance.h
  *		Keeping the request log: its partitions and its sums.
  *
+ * All of these functions run in the log writer's process, and may raise an
+ * ERROR; all but maintenance_is_due() run in a transaction of it.
+ *
  *-------------------------------------------------------------------------
  */
 #ifndef TIERLIMIT_MAINTENANCE_H
@@ -10,19 +13,8 @@
 
 #include "datatype/timestamp.h"
 
-/*
- * All of these run in a transaction of the log's worker, and may raise an
- * ERROR.
- *
- * The time up to which decisions are summed up by hours.  Once this transaction
- * has written to the log, nobody else can move it on until its end.
- */
 extern TimestampTz maintenance_summed_until(void);
-
-/* Have the partitions made, if none were made yet. */
 extern void maintenance_prepare(void);
-
-/* Whether there is anything to do; and do some of it. */
 extern bool maintenance_is_due(void);
 extern void maintenance_run(void);
 

@@ -8,20 +8,22 @@
  * the largest free one at its first call, and has it until its writer leaves
  * for lack of work, or because other databases wait for their turn.
  *
- * States: FREE -> OPEN, when a database takes it, -> CLOSED, when its writer is
- * about to leave, -> FREE, if all is written, or OPEN again.  An open queue takes
- * rows whether or not a writer is there.  The launcher (launcher.c) starts one
- * for each open queue, as soon as the server has a place for another worker.
+ * States: FREE -> OPEN, when a database takes it, -> CLOSED, when its writer
+ * is about to leave, -> FREE, if all is written, or OPEN again.  An open queue
+ * takes rows whether or not a writer is there.  The launcher (launcher.c)
+ * starts one for each open queue, as soon as the server has a place for
+ * another worker.
  *
  * To close a queue, the writer sets open_for to 0 and then takes and releases
- * each partition's lock: those who saw it open have a place by then, and what
- * is reserved will be there in a moment.
+ * each partition's lock: sessions that saw it open have a place by then, and
+ * what is reserved will be there in a moment.
  *
- * A writer that was told to leave may have been told so by a server that stops:
- * it leaves its queue closed, so that no call is admitted whose row is not in the
- * log by then.  Where the server goes on, the launcher sees to the queue after
- * CLOSED_PAUSE.  Rows that are there when the server has stopped, in a queue
- * that had no writer or could not be written, are kept in a file (spill.c).
+ * A writer that was told to leave may have been told so by a server that
+ * stops: it leaves its queue closed, so that no call is admitted whose row
+ * would not be in the log by then.  Where the server goes on, the launcher
+ * takes care of the queue after CLOSED_PAUSE.  Rows that are there when the
+ * server has stopped, in a queue that had no writer or could not be written,
+ * are kept in a file (spill.c).
  *
  * Locks: the mutex protects the states; no other lock is taken under it.
  *
@@ -40,10 +42,13 @@
 #include "storage/spin.h"
 #include "utils/timestamp.h"
 
-/* See above. */
+/* A closed queue without a writer is left alone for so long; see above. */
 #define CLOSED_PAUSE (USECS_PER_SEC / 2)
 
-/* A writer is at work for so long before others get its place. */
+/*
+ * A writer is at work for at least so long before another database gets its
+ * place.
+ */
 #define SHORTEST_TURN (USECS_PER_SEC / 10)
 
 /* A database that waits for a queue, and when it last said so. */
@@ -55,16 +60,20 @@ typedef struct Turn
 
 #define MAX_TURNS 64
 
-/* Who has not asked again for so long waits no more. */
+/* A database that has not asked again for so long waits no more. */
 #define TURN_PATIENCE USECS_PER_SEC
 
-/* All queues. */
+/*
+ * All queues.  The mutex protects what is not atomic, and the states of the
+ * queues.
+ */
 typedef struct Queues
 {
 	slock_t		mutex;
 	Latch	   *launcher;		/* NULL: it is not there */
 	int			nturns;
-	Turn		turns[MAX_TURNS];	/* first come, first served */
+	Turn		turns[MAX_TURNS];	/* those that wait, first come, first
+									 * served */
 	pg_atomic_uint64 commit_lsn;	/* see queue_commit_lsn() */
 	ConditionVariable freed;	/* a queue has become free, or open again */
 	LogQueue	queues[NUM_QUEUES];
@@ -73,6 +82,12 @@ typedef struct Queues
 static Queues *all = NULL;
 static uint64 buffer_size = 0;
 
+/*
+ * Decide how large the buffer of all queues is, and return how much shared
+ * memory is needed for them.  The size is in bytes; 0 stands for what
+ * tierlimit.log_buffer says.  Called when shared memory is asked for, before
+ * queue_shmem_init().
+ */
 Size
 queue_shmem_size(uint64 size)
 {
@@ -80,12 +95,14 @@ queue_shmem_size(uint64 size)
 	return MAXALIGN(sizeof(Queues)) + buffer_size;
 }
 
+/* Return how large the buffer of all queues is, in bytes. */
 uint64
 queue_buffer_size(void)
 {
 	return buffer_size;
 }
 
+/* Lay out a queue in fresh memory, with so many bytes for its rows. */
 static void
 init_queue(LogQueue *queue, char *bytes, Size size)
 {
@@ -103,6 +120,10 @@ init_queue(LogQueue *queue, char *bytes, Size size)
 	ConditionVariableInit(&queue->progress);
 }
 
+/*
+ * Lay the queues out in shared memory, or attach to them; AddinShmemInitLock
+ * has to be held.  queue_shmem_size() was called before.
+ */
 void
 queue_shmem_init(void)
 {
@@ -130,13 +151,17 @@ queue_shmem_init(void)
 	}
 }
 
+/* Return queue number 0 <= i < NUM_QUEUES. */
 LogQueue *
 queue_at(int number)
 {
 	return &all->queues[number];
 }
 
-/* The mutex is held. */
+/*
+ * Set the state of a queue, and whether sessions may append to it.  The mutex
+ * is held.
+ */
 static void
 set_state(LogQueue *queue, QueueState state, TimestampTz now)
 {
@@ -146,13 +171,14 @@ set_state(LogQueue *queue, QueueState state, TimestampTz now)
 						state == QUEUE_OPEN ? queue->database : InvalidOid);
 }
 
+/* Return whether no row waits in a queue. */
 static bool
 is_empty(LogQueue *queue)
 {
 	return ring_head(&queue->ring) == ring_tail(&queue->ring);
 }
 
-/* The queue of a database; NULL if it has none.  The mutex is held. */
+/* Return the queue of a database; NULL if it has none.  The mutex is held. */
 static LogQueue *
 find_queue(Oid database)
 {
@@ -163,6 +189,10 @@ find_queue(Oid database)
 	return NULL;
 }
 
+/*
+ * Return the queue of a database; NULL if it has none.  Takes the mutex; no
+ * other spinlock may be held.
+ */
 LogQueue *
 queue_of(Oid database)
 {
@@ -174,7 +204,7 @@ queue_of(Oid database)
 	return queue;
 }
 
-/* Forget who has given up waiting.  The mutex is held. */
+/* Forget the databases that have given up waiting.  The mutex is held. */
 static void
 drop_stale_turns(TimestampTz now)
 {
@@ -186,7 +216,10 @@ drop_stale_turns(TimestampTz now)
 	all->nturns = kept;
 }
 
-/* Stay in the line of those who wait, or get into it.  The mutex is held. */
+/*
+ * Put a database into the line of those that wait, or have it stay there.  The
+ * mutex is held.
+ */
 static void
 wait_in_line(Oid database, TimestampTz now)
 {
@@ -201,7 +234,9 @@ wait_in_line(Oid database, TimestampTz now)
 	all->nturns = Max(all->nturns, i + 1);
 }
 
-/* Leave the line, of which one was the first, if anybody waited. */
+/*
+ * Remove the first database of the line, if there is any.  The mutex is held.
+ */
 static void
 leave_line(void)
 {
@@ -212,10 +247,13 @@ leave_line(void)
 }
 
 /*
- * Give the largest free queue to a database whose turn it is; NULL if there is
- * none.  What its subjects remember of positions came from another queue,
- * perhaps: all that was written, so positions go on from the highest of them.
- * The mutex is held.
+ * Give the largest free queue to a database whose turn it is.  Returns NULL if
+ * there is no such queue, or if it is another database's turn: then this one
+ * waits in the line.  The mutex is held.
+ *
+ * What the database's subjects remember of positions may come from another
+ * queue.  All of that was written, so positions go on from the highest one of
+ * all queues.
  */
 static LogQueue *
 take_queue(Oid database, TimestampTz now)
@@ -223,6 +261,7 @@ take_queue(Oid database, TimestampTz now)
 	LogQueue   *queue = NULL;
 	uint64		highest = 0;
 
+	/* Find the largest free queue, which is the first one. */
 	for (int i = 0; i < NUM_QUEUES; i++)
 	{
 		LogQueue   *one = &all->queues[i];
@@ -231,6 +270,8 @@ take_queue(Oid database, TimestampTz now)
 			queue = one;
 		highest = Max(highest, ring_head(&one->ring));
 	}
+
+	/* See whether it is this database's turn. */
 	drop_stale_turns(now);
 	if (queue == NULL ||
 		(all->nturns > 0 && all->turns[0].database != database))
@@ -238,6 +279,8 @@ take_queue(Oid database, TimestampTz now)
 		wait_in_line(database, now);
 		return NULL;
 	}
+
+	/* Make the queue this database's. */
 	leave_line();
 	queue->database = database;
 	queue->failure.since = 0;
@@ -248,6 +291,7 @@ take_queue(Oid database, TimestampTz now)
 	return queue;
 }
 
+/* Wake the launcher, if it is there. */
 static void
 wake_launcher(void)
 {
@@ -257,11 +301,19 @@ wake_launcher(void)
 	launcher = all->launcher;
 	SpinLockRelease(&all->mutex);
 
-	/* If it has just ended, its latch is somebody else's: that does no harm. */
+	/*
+	 * If the launcher has just ended, its latch is another process's: that
+	 * does no harm.
+	 */
 	if (launcher != NULL)
 		SetLatch(launcher);
 }
 
+/*
+ * Return the queue of this database, which has one from now on.  Returns NULL
+ * if other databases have them all: then it will be this database's turn some
+ * time later, as long as it goes on asking.  No lock may be held.
+ */
 LogQueue *
 queue_take(void)
 {
@@ -269,6 +321,7 @@ queue_take(void)
 	bool		had;
 	TimestampTz now = GetCurrentTimestamp();
 
+	/* Under the mutex, find the database's queue or give it one. */
 	SpinLockAcquire(&all->mutex);
 	queue = find_queue(MyDatabaseId);
 	had = queue != NULL;
@@ -280,6 +333,10 @@ queue_take(void)
 	return queue;
 }
 
+/*
+ * Sleep until a queue has become free, or open again, or for so many
+ * milliseconds.  No lock may be held.
+ */
 void
 queue_wait_until_free(long ms)
 {
@@ -290,12 +347,17 @@ queue_wait_until_free(long ms)
 	ConditionVariableCancelSleep();
 }
 
+/*
+ * Return whether this database may append to a queue.  Needs no lock; but only
+ * what is seen under the lock of a partition stays true while that is held.
+ */
 bool
 queue_is_open(LogQueue *queue)
 {
 	return pg_atomic_read_u32(&queue->open_for) == MyDatabaseId;
 }
 
+/* Return whether a queue has a writer. */
 bool
 queue_has_writer(LogQueue *queue)
 {
@@ -307,6 +369,7 @@ queue_has_writer(LogQueue *queue)
 	return has;
 }
 
+/* Return why a queue can't be written; since is 0 if it can. */
 LogFailure
 queue_failure(LogQueue *queue)
 {
@@ -318,6 +381,7 @@ queue_failure(LogQueue *queue)
 	return failure;
 }
 
+/* Have a queue's writer write now, if there is one.  No lock may be held. */
 void
 queue_wake_writer(LogQueue *queue)
 {
@@ -328,11 +392,18 @@ queue_wake_writer(LogQueue *queue)
 	writer = queue->writer;
 	SpinLockRelease(&all->mutex);
 
-	/* If it has just left, its latch is somebody else's: that does no harm. */
+	/*
+	 * If the writer has just left, its latch is another process's: that does
+	 * no harm.
+	 */
 	if (writer != NULL)
 		SetLatch(writer);
 }
 
+/*
+ * Return how many bytes of a queue sessions may still append.  Needs no lock:
+ * the number may be a little old.
+ */
 uint64
 queue_free_bytes(LogQueue *queue)
 {
@@ -343,6 +414,10 @@ queue_free_bytes(LogQueue *queue)
 	return taken < queue->ring.size ? queue->ring.size - taken : 0;
 }
 
+/*
+ * Note that a row is about to be appended: if it is the first one, the rows of
+ * the queue have waited since now.  Needs no lock.
+ */
 void
 queue_begin_waiting(LogQueue *queue)
 {
@@ -351,6 +426,11 @@ queue_begin_waiting(LogQueue *queue)
 							(uint64) GetCurrentTimestamp());
 }
 
+/*
+ * Return for how long the oldest row of a queue may have waited, in
+ * microseconds; 0 if there is no row.  A clock that was set back makes that
+ * too long rather than too short, until the next round of the writer.
+ */
 int64
 queue_age(LogQueue *queue)
 {
@@ -363,6 +443,10 @@ queue_age(LogQueue *queue)
 	return now < since ? PG_INT64_MAX : now - since;
 }
 
+/*
+ * Return whether the oldest row has waited for too long: for more than a
+ * second, and than three rounds of the writer.
+ */
 bool
 queue_is_overdue(LogQueue *queue)
 {
@@ -372,6 +456,11 @@ queue_is_overdue(LogQueue *queue)
 	return queue_age(queue) > patience;
 }
 
+/*
+ * Make this process the writer of a queue, which is open from now on.  Returns
+ * NULL if the queue does not wait for a writer of this database.  No lock may
+ * be held.
+ */
 LogQueue *
 queue_attach(int number, Oid database)
 {
@@ -379,6 +468,7 @@ queue_attach(int number, Oid database)
 	TimestampTz now = GetCurrentTimestamp();
 	bool		ours;
 
+	/* Under the mutex, see whether the queue waits for us, and take it. */
 	SpinLockAcquire(&all->mutex);
 	ours = queue->state != QUEUE_FREE && queue->database == database &&
 		queue->writer == NULL;
@@ -394,10 +484,16 @@ queue_attach(int number, Oid database)
 	SpinLockRelease(&all->mutex);
 	if (!ours)
 		return NULL;
+
+	/* Sessions may be waiting for it to open. */
 	ConditionVariableBroadcast(&all->freed);
 	return queue;
 }
 
+/*
+ * Note that a queue's writer ends, having written all or not, and have the
+ * launcher take care of the queue.  No lock may be held.
+ */
 void
 queue_detach(LogQueue *queue)
 {
@@ -408,6 +504,11 @@ queue_detach(LogQueue *queue)
 	wake_launcher();
 }
 
+/*
+ * Let no session append to a queue any more; all that was appended is there,
+ * or will be in a moment, on return.  For the queue's writer; no lock may be
+ * held.
+ */
 void
 queue_close(LogQueue *queue)
 {
@@ -419,6 +520,7 @@ queue_close(LogQueue *queue)
 	partition_pass_all();
 }
 
+/* Let sessions append to a closed queue again.  No lock may be held. */
 void
 queue_reopen(LogQueue *queue)
 {
@@ -430,12 +532,15 @@ queue_reopen(LogQueue *queue)
 	ConditionVariableBroadcast(&all->freed);
 }
 
+/* Free a queue, which has to be closed and empty.  No lock may be held. */
 void
 queue_give_up(LogQueue *queue)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
 	Assert(is_empty(queue));
+
+	/* Under the mutex, nobody has the queue from now on. */
 	SpinLockAcquire(&all->mutex);
 	queue->writer = NULL;
 	set_state(queue, QUEUE_FREE, now);
@@ -444,6 +549,11 @@ queue_give_up(LogQueue *queue)
 	ConditionVariableBroadcast(&all->freed);
 }
 
+/*
+ * Note that everything up to a position is written, which was decided before a
+ * time: so many decisions, in so many rows.  For the queue's writer, after its
+ * commit; no lock may be held.
+ */
 void
 queue_advance(LogQueue *queue, uint64 position, int64 decisions, int64 rows,
 			  TimestampTz until)
@@ -458,6 +568,10 @@ queue_advance(LogQueue *queue, uint64 position, int64 decisions, int64 rows,
 	ConditionVariableBroadcast(&queue->progress);
 }
 
+/*
+ * Note that a transaction of a writer is on this server's disk, up to here in
+ * the WAL.  Has to come before queue_advance().
+ */
 void
 queue_note_commit(XLogRecPtr lsn)
 {
@@ -468,12 +582,20 @@ queue_note_commit(XLogRecPtr lsn)
 		;
 }
 
+/*
+ * Return the position in the WAL up to which writers have committed: no commit
+ * of what queue_advance() was called for is after it.
+ */
 XLogRecPtr
 queue_commit_lsn(void)
 {
 	return pg_atomic_read_u64(&all->commit_lsn);
 }
 
+/*
+ * Note that the writer of a queue could not write, at failure->since, and wake
+ * the sessions that wait for it.  No lock may be held.
+ */
 void
 queue_failed(LogQueue *queue, const LogFailure *failure)
 {
@@ -487,6 +609,10 @@ queue_failed(LogQueue *queue, const LogFailure *failure)
 	ConditionVariableBroadcast(&queue->progress);
 }
 
+/*
+ * Return how many decisions a queue has from *position on, and move *position
+ * to their end.  Only for a process that is alone with the queue.
+ */
 int64
 queue_count(LogQueue *queue, uint64 *position)
 {
@@ -503,7 +629,10 @@ queue_count(LogQueue *queue, uint64 *position)
 	return decisions;
 }
 
-/* Nobody is connected to the database, hence nobody appends. */
+/*
+ * Forget what waits to be written to a database that was dropped: no session
+ * is connected to it, hence none appends.  No lock may be held.
+ */
 void
 queue_forget(Oid database)
 {
@@ -520,6 +649,7 @@ queue_forget(Oid database)
 	queue_give_up(queue);
 }
 
+/* Say which process is the launcher, by its latch; NULL: there is none. */
 void
 queue_set_launcher(Latch *launcher)
 {
@@ -529,8 +659,8 @@ queue_set_launcher(Latch *launcher)
 }
 
 /*
- * Whether nobody serves a queue, and not just because its writer has left a
- * moment ago.  The mutex is held.
+ * Return whether no writer serves a queue, and not just because its writer has
+ * left a moment ago.  The mutex is held.
  */
 static bool
 is_deserted(const LogQueue *queue, TimestampTz now)
@@ -541,6 +671,7 @@ is_deserted(const LogQueue *queue, TimestampTz now)
 		  has_passed(queue->state_since, now, CLOSED_PAUSE)));
 }
 
+/* Compare two queues by since when they wait, for qsort(). */
 static int
 compare_waiting(const void *a, const void *b)
 {
@@ -550,6 +681,12 @@ compare_waiting(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
+/*
+ * List the queues that have no writer and should have one, those first that
+ * wait for longest, and return how many there are.  Queues that were left
+ * closed and have nothing in them are given up.  For the launcher; no lock may
+ * be held.
+ */
 int
 queue_list_waiting(WaitingQueue waiting[NUM_QUEUES])
 {
@@ -562,6 +699,7 @@ queue_list_waiting(WaitingQueue waiting[NUM_QUEUES])
 		bool		deserted;
 		bool		needed;
 
+		/* Under the mutex, see whether the queue needs a writer. */
 		SpinLockAcquire(&all->mutex);
 		deserted = is_deserted(queue, now);
 		needed = deserted && (queue->state == QUEUE_OPEN || !is_empty(queue));
@@ -578,6 +716,7 @@ queue_list_waiting(WaitingQueue waiting[NUM_QUEUES])
 	return count;
 }
 
+/* Return whether any queue is closed, which doesn't last. */
 bool
 queue_any_closed(void)
 {
@@ -590,6 +729,7 @@ queue_any_closed(void)
 	return any;
 }
 
+/* Return whether a database waits for a queue. */
 bool
 queue_anybody_waits(void)
 {
@@ -603,6 +743,11 @@ queue_anybody_waits(void)
 	return waits;
 }
 
+/*
+ * Ask the writer that has been at work for longest to leave, if its turn was
+ * long enough.  Returns false if no queue has a writer.  For the launcher; no
+ * lock may be held.
+ */
 bool
 queue_ask_to_leave(void)
 {
@@ -610,6 +755,7 @@ queue_ask_to_leave(void)
 	bool		any = false;
 	TimestampTz now = GetCurrentTimestamp();
 
+	/* Under the mutex, find the writer whose turn was longest. */
 	SpinLockAcquire(&all->mutex);
 	for (int i = 0; i < NUM_QUEUES; i++)
 	{
@@ -630,6 +776,11 @@ queue_ask_to_leave(void)
 	return any;
 }
 
+/*
+ * Put back into a queue what a server that stopped had left in it; see
+ * spill.c.  For the postmaster, before there are other processes: so it takes
+ * no lock.
+ */
 void
 queue_restore(int number, Oid database, uint64 tail, uint64 head,
 			  const char *bytes)
@@ -643,6 +794,10 @@ queue_restore(int number, Oid database, uint64 tail, uint64 head,
 	set_state(queue, QUEUE_OPEN, now);
 }
 
+/*
+ * Return the figures of all queues.  They are read without a lock, so they are
+ * not of one moment.
+ */
 QueueTotals
 queue_totals(void)
 {
@@ -662,6 +817,7 @@ queue_totals(void)
 	return totals;
 }
 
+/* Set the number of rows written to zero. */
 void
 queue_reset_stats(void)
 {

@@ -1,29 +1,30 @@
 /*-------------------------------------------------------------------------
  *
  * spill.c
- *		What is still queued when the server stops is kept in a file.
+ *		The file that keeps what is still queued when the server stops.
  *
- * A writer that is told to leave writes all that its database has decided.  But
- * there may be none: it had just been asked for, or the server had no place for
- * it; or it could not write, since somebody had locked the log, or the disk was
- * full.  So when the last process has gone, the postmaster writes what is left
- * in the queues to a file, and reads it at the next start, in the way of
- * pg_stat_statements.
+ * A writer that is told to leave writes all that its database has decided.
+ * But there may be no writer: it had just been asked for, or the server had no
+ * place for it.  Or it could not write, since a session had locked the log, or
+ * the disk was full.  So when the last process has gone, the postmaster writes
+ * what is left in the queues to a file, and reads it at the next start, in the
+ * way of pg_stat_statements.
  *
- * Only an orderly stop leaves a file: after any other one, some of what is in the
- * queues may have been committed already.  It belongs to the checkpoint that the
- * server stopped with, and is good only as long as pg_control says that this was the
- * last thing to happen: so nothing can be read twice, whatever becomes of the file,
- * and a start that fails, over and over, loses nothing.  When the server is open the
- * file is removed.  From then on a crash loses what was not written yet, as it does of
- * all decisions.  A server that starts as a standby, or to
- * recover from a backup, does not use it, since the rows may have come to it, or
- * may still come, in the log of a server that had the same file.  What is not used
- * stays, under another name.
+ * Only an orderly stop leaves a file: after any other one, some of what is in
+ * the queues may have been committed already.  The file belongs to the
+ * checkpoint that the server stopped with, and is good only as long as
+ * pg_control says that this was the last thing to happen: so nothing can be
+ * read twice, whatever becomes of the file, and a start that fails, over and
+ * over, loses nothing.  When the server is open the file is removed.  From
+ * then on a crash loses what was not written yet, as it does of all decisions.
+ * A server that starts as a standby, or to recover from a backup, does not use
+ * it, since the rows may have come to it, or may still come, in the log of a
+ * server that had the same file.  A file that is not used is kept under
+ * another name.
  *
  * A queue goes back to its place as it was, byte by byte, so the buffer has to
- * be as large as it was: it is, until the next start, if tierlimit.log_buffer was
- * changed meanwhile.
+ * be as large as it was: it is, until the next start, even if
+ * tierlimit.log_buffer was changed meanwhile.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,15 +47,18 @@
 #define SPILL_FILE "pg_stat/tierlimit.queue"
 #define UNUSED_FILE SPILL_FILE ".unused"
 
-/* Changes with the layout of the file, and with that of rows in a queue. */
+/*
+ * This number changes with the layout of the file, and with that of rows in a
+ * queue.
+ */
 #define SPILL_FORMAT 0x746c0002
 
 typedef struct SpillHeader
 {
 	uint32		format;
-	pg_crc32c	crc;			/* of all that follows these two */
+	pg_crc32c	crc;			/* checksum of all that follows these two */
 	uint64		system_identifier;
-	XLogRecPtr	checkpoint;		/* that the server stopped with */
+	XLogRecPtr	checkpoint;		/* the one that the server stopped with */
 	uint64		buffer_size;
 	uint64		nqueues;		/* SpilledQueues follow, each with its bytes */
 } SpillHeader;
@@ -67,7 +71,7 @@ typedef struct SpilledQueue
 	uint64		head;
 } SpilledQueue;
 
-/* In bytes: more than tierlimit.log_buffer can be. */
+/* More bytes than tierlimit.log_buffer can be. */
 #define LARGEST_BUFFER (UINT64CONST(32) * 1024 * 1024 * 1024)
 
 #define CRC_OFFSET (offsetof(SpillHeader, crc) + sizeof(pg_crc32c))
@@ -75,6 +79,7 @@ typedef struct SpilledQueue
 /* The file's content, from spill_buffer_size() to spill_load(); or NULL. */
 static SpillHeader *found = NULL;
 
+/* Return whether there is a file. */
 static bool
 file_exists(const char *path)
 {
@@ -83,13 +88,19 @@ file_exists(const char *path)
 	return stat(path, &st) == 0;
 }
 
+/*
+ * Return whether the server starts as a standby, or to recover from a backup.
+ */
 static bool
 is_recovering(void)
 {
 	return file_exists("standby.signal") || file_exists("recovery.signal");
 }
 
-/* Whether the header fits the file's size, so that it may be read as a whole. */
+/*
+ * Return whether the header fits the file's size, so that the file may be read
+ * as a whole.
+ */
 static bool
 is_plausible(FILE *file, uint64 size)
 {
@@ -103,7 +114,10 @@ is_plausible(FILE *file, uint64 size)
 		header.buffer_size;
 }
 
-/* The whole file; NULL if it can't be read. */
+/*
+ * Return the whole content of the file, and its size; NULL if it can't be
+ * read.
+ */
 static char *
 read_file(Size *size)
 {
@@ -128,7 +142,10 @@ read_file(Size *size)
 	return content;
 }
 
-/* The checkpoint that the server was stopped with; 0 if it wasn't, in order. */
+/*
+ * Return the checkpoint that the server was stopped with; InvalidXLogRecPtr if
+ * it was not stopped in order.
+ */
 static XLogRecPtr
 last_checkpoint(void)
 {
@@ -140,7 +157,10 @@ last_checkpoint(void)
 		? control->checkPoint : InvalidXLogRecPtr;
 }
 
-/* Whether it is one of ours, as it was written, and nothing has happened since. */
+/*
+ * Return whether a file's content is of this server, as it was written, and
+ * nothing has happened since.
+ */
 static bool
 is_whole(const char *content, Size size)
 {
@@ -157,6 +177,11 @@ is_whole(const char *content, Size size)
 		header->checkpoint == last_checkpoint();
 }
 
+/*
+ * Read the file, and return how large the queues' buffer has to be, in bytes,
+ * to take what is in it, neither smaller nor larger; 0 if there is no file
+ * that can be used.  Raises an ERROR if pg_control can't be read.
+ */
 uint64
 spill_buffer_size(void)
 {
@@ -175,7 +200,7 @@ spill_buffer_size(void)
 	return found->buffer_size;
 }
 
-/* A file that is there and was not used. */
+/* Rename a file that is there and was not used. */
 static void
 set_aside(void)
 {
@@ -190,6 +215,11 @@ set_aside(void)
 			 errhint("The file is kept as \"%s\".", UNUSED_FILE)));
 }
 
+/*
+ * Fill the queues, which are empty, from the file that spill_buffer_size() has
+ * read, and return what was taken from it.  The file stays.  A file that is
+ * not used is set aside.
+ */
 SpillTotals
 spill_load(void)
 {
@@ -231,7 +261,9 @@ append(char *to, const void *from, Size size)
 	return to + size;
 }
 
-/* What is in the queues, as the file has it; NULL: nothing. */
+/*
+ * Return what is in the queues, as the file has it; NULL if there is nothing.
+ */
 static char *
 collect(XLogRecPtr checkpoint, Size *size)
 {
@@ -269,6 +301,10 @@ collect(XLogRecPtr checkpoint, Size *size)
 	return header.nqueues == 0 ? NULL : content;
 }
 
+/*
+ * Write the file, under another name first, so that it is there as a whole or
+ * not at all.
+ */
 static void
 write_file(const char *content, Size size)
 {
@@ -291,8 +327,9 @@ write_file(const char *content, Size size)
 }
 
 /*
- * Whatever the exit code: where a start has failed, nothing has happened since the
- * server was stopped in order.
+ * Write the file when the postmaster exits, if there is anything to keep.  The
+ * exit code doesn't matter: where a start has failed, nothing has happened
+ * since the server was stopped in order.
  */
 static void
 write_if_needed(int code, Datum arg)
@@ -312,6 +349,10 @@ write_if_needed(int code, Datum arg)
 		spill_forget();
 }
 
+/*
+ * Remove the file, if there is one: the server is open, so what it stopped
+ * with is not to be read again.
+ */
 void
 spill_forget(void)
 {
@@ -319,6 +360,10 @@ spill_forget(void)
 		(void) durable_unlink(SPILL_FILE, LOG);
 }
 
+/*
+ * Have the file written when the postmaster exits, if there is anything to
+ * keep.
+ */
 void
 spill_at_exit(void)
 {

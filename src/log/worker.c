@@ -3,20 +3,21 @@
  * worker.c
  *		The background worker that writes the request log of a database.
  *
- * Its life: the launcher starts it for a database that logs calls (launcher.c);
- * it writes what is queued every tierlimit.flush_interval, or at once when
- * somebody waits or the queue fills up; between that, it keeps up partitions and
- * sums (maintenance.c); and it leaves when there was nothing to do for IDLE_TIME, so
- * that it is not in the way of DROP DATABASE and CREATE DATABASE, which wait a
- * little longer for sessions to leave; or when other databases wait for their
- * turn.
+ * Its life: the launcher starts it for a database that logs calls
+ * (launcher.c).  It writes what is queued every tierlimit.flush_interval, or
+ * at once when a session waits or the queue fills up; between that, it keeps
+ * up partitions and sums (maintenance.c).  It leaves when there was nothing to
+ * do for IDLE_TIME, so that it is not in the way of DROP DATABASE and CREATE
+ * DATABASE, which wait a little longer for sessions to leave; or when other
+ * databases wait for their turn.
  *
- * An ERROR while it writes is told to those who wait (queue_failed), and tried
- * again after a while; nothing is lost, since what was not committed stays in
- * the queue.  Told to leave (SIGTERM), it closes the queue, writes what is left
- * and goes.  If it can't write, or was ended otherwise, the next one goes on with
- * the queue; where the server stops, that is after its next start (spill.c).  So
- * an orderly stop of the server loses nothing.
+ * An ERROR while it writes is told to the sessions that wait (queue_failed),
+ * and the batch is tried again after a while; nothing is lost, since what was
+ * not committed stays in the queue.  When it is told to leave (SIGTERM), it
+ * closes the queue, writes what is left and goes.  If it can't write, or was
+ * ended otherwise, the next one goes on with the queue; where the server
+ * stops, that is after its next start (spill.c).  So an orderly stop of the
+ * server loses nothing.
  *
  * A SIGKILL makes the server start all its shared memory, and with it the
  * queue, anew.
@@ -59,13 +60,19 @@ static MemoryContext worker_context;
 static uint32 last_group = 0;
 static int64 commit_time = 0;	/* microseconds */
 
-/* When the server's log was last told that we can't write; 0: we could, since. */
+/*
+ * When the server's log was last told that the log can't be written; 0 if it
+ * could be since.
+ */
 static TimestampTz overdue_reported_at = 0;
 
-/* Something to do in a transaction. */
+/* Something that is done in a transaction. */
 typedef void (*Task) (void);
 
-/* Whatever ends us, the next writer goes on with what is left. */
+/*
+ * Leave the queue, whatever ends this process: the next writer goes on with
+ * what is left.
+ */
 static void
 leave_queue(int code, Datum arg)
 {
@@ -79,10 +86,10 @@ leave_queue(int code, Datum arg)
 }
 
 /*
- * Told to leave.  That ends the wait for a lock, as the cancelling of a query
- * does; what was not written then is written again.  That
- * is not to be cancelled by the second of two signals: the postmaster sends one
- * to the process and one to its group.
+ * Note that this process is told to leave.  That ends the wait for a lock, as
+ * the cancelling of a query does; what was not written then is written again,
+ * and is not to be cancelled by the second of two signals: the postmaster
+ * sends one to the process and one to its group.
  */
 static void
 handle_sigterm(SIGNAL_ARGS)
@@ -93,8 +100,8 @@ handle_sigterm(SIGNAL_ARGS)
 }
 
 /*
- * Nobody's settings are to change what our statements mean, nor may we wait
- * for a lock for ever: those whose calls wait for us want to know.
+ * Have no user's settings change what the writer's statements mean, nor have
+ * it wait for a lock for ever: sessions whose calls wait for it want to know.
  */
 static void
 set_settings(void)
@@ -102,11 +109,12 @@ set_settings(void)
 	static const char *const settings[][2] = {
 		{"search_path", "pg_catalog, pg_temp"},
 		{"lock_timeout", "2s"},
-		{"deadlock_timeout", "50ms"},	/* so that we are who gives way */
+		{"deadlock_timeout", "50ms"},	/* so that the writer gives way */
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_isolation", "read committed"},
 		{"session_replication_role", "origin"},
-		{"synchronous_commit", "local"},	/* who wants more waits: log.c */
+		{"synchronous_commit", "local"},	/* a session that wants more
+											 * waits: log.c */
 		{"standard_conforming_strings", "on"},
 		{"default_tablespace", ""},
 		{"TimeZone", "UTC"},
@@ -121,6 +129,7 @@ set_settings(void)
 						PGC_S_OVERRIDE);
 }
 
+/* Run a task in a transaction of its own. */
 static void
 run_in_transaction(Task task, const char *what)
 {
@@ -133,7 +142,7 @@ run_in_transaction(Task task, const char *what)
 	CommitTransactionCommand();
 }
 
-/* To the server's log, but not the same each second. */
+/* Tell the server's log of an ERROR, but not of the same one each second. */
 static void
 report_error(const ErrorData *error)
 {
@@ -149,7 +158,10 @@ report_error(const ErrorData *error)
 	EmitErrorReport();
 }
 
-/* Run a task in a transaction of its own; the ERROR if it failed, or NULL. */
+/*
+ * Run a task in a transaction of its own.  Returns the ERROR if it failed, or
+ * NULL.
+ */
 static ErrorData *
 attempt(Task task, const char *what)
 {
@@ -177,12 +189,14 @@ attempt(Task task, const char *what)
 	return error;
 }
 
+/* Write a batch, with the denials that are due: a task. */
 static void
 write_batch(void)
 {
 	writer_write(queue, false);
 }
 
+/* Write a batch, with all denials that are delayed: a task. */
 static void
 write_everything(void)
 {
@@ -208,9 +222,10 @@ sleep_for(long ms)
 }
 
 /*
- * Sessions that were waiting for the last commit are about to wait for this
- * one: for a part of the time that it took, wait until they are all there, so
- * that not each of two halves waits for the other's commit.
+ * Wait for the sessions that were waiting for the last commit, and are about
+ * to wait for the next one, until they are all there, but only for a part of
+ * the time that the last commit took: so that not each of two halves waits for
+ * the other's commit.
  */
 static void
 wait_for_group(void)
@@ -223,7 +238,7 @@ wait_for_group(void)
 		sleep_for(1);
 }
 
-/* Tell those who wait why we could not write. */
+/* Tell the sessions that wait why the log could not be written. */
 static void
 tell_failure(const ErrorData *error)
 {
@@ -255,7 +270,7 @@ report_overdue(void)
 			 : errdetail("Calls go on until \"tierlimit.log_buffer\" is full. A crash would lose what they decide.")));
 }
 
-/* Write a batch; false if it failed. */
+/* Write a batch.  Returns false if that failed. */
 static bool
 flush_batch(Task task)
 {
@@ -279,7 +294,7 @@ flush_batch(Task task)
 	return true;
 }
 
-/* Write what is in the queue by now; false if it failed. */
+/* Write what is in the queue by now.  Returns false if that failed. */
 static bool
 flush_queue(void)
 {
@@ -292,14 +307,17 @@ flush_queue(void)
 		if (!flush_batch(write_batch))
 			return false;
 
-		/* Somebody has a place, and is just about to fill it. */
+		/* A session has a place, and is just about to fill it. */
 		if (ring_tail(&queue->ring) == tail && tail < head)
 			pg_usleep(100);
 	} while (ring_tail(&queue->ring) < head);
 	return true;
 }
 
-/* ... and what is delayed by then; false if it failed. */
+/*
+ * Write what is in the queue by now, and what is delayed by then.  Returns
+ * false if that failed.
+ */
 static bool
 flush_everything(void)
 {
@@ -311,7 +329,10 @@ flush_everything(void)
 	return true;
 }
 
-/* Write everything, for those who wait in log_flush(); false if it failed. */
+/*
+ * Write everything, for sessions that wait in log_flush().  Returns false if
+ * that failed.
+ */
 static bool
 flush_wanted(void)
 {
@@ -326,6 +347,7 @@ flush_wanted(void)
 	return true;
 }
 
+/* Do one piece of maintenance; an ERROR is told to the server's log only. */
 static void
 keep_up(void)
 {
@@ -335,6 +357,7 @@ keep_up(void)
 		FreeErrorData(error);
 }
 
+/* Return whether any row is queued or delayed, or could not be written yet. */
 static bool
 anything_to_write(void)
 {
@@ -342,7 +365,9 @@ anything_to_write(void)
 		writer_has_rows();
 }
 
-/* Sleep until a time; false if somebody waits for us before. */
+/*
+ * Sleep until a time.  Returns false if a session waits for the writer before.
+ */
 static bool
 sleep_until(TimestampTz time)
 {
@@ -362,8 +387,8 @@ sleep_until(TimestampTz time)
 }
 
 /*
- * Sleep until the next round is due, or somebody waits for us, or, while there
- * is nothing to write, until it is time to leave.
+ * Sleep until the next round is due, or a session waits for the writer, or,
+ * while there is nothing to write, until it is time to leave.
  */
 static void
 rest(TimestampTz now, TimestampTz active)
@@ -377,7 +402,10 @@ rest(TimestampTz now, TimestampTz active)
 	(void) sleep_until(due);
 }
 
-/* After a failure: those who wait for us would wake us all the time. */
+/*
+ * Wait before trying again after a failure.  The latch is not used: sessions
+ * that wait for the writer would set it all the time.
+ */
 static void
 pause_before_retry(void)
 {
@@ -386,7 +414,10 @@ pause_before_retry(void)
 	sleep_for(0);
 }
 
-/* _is_log_writer(), for functions that nobody else is to call */
+/*
+ * Return whether this process is the log writer: the SQL function
+ * _is_log_writer(), for functions that no other process is to call.
+ */
 Datum
 tierlimit_is_log_writer_1_0(PG_FUNCTION_ARGS)
 {
@@ -395,8 +426,8 @@ tierlimit_is_log_writer_1_0(PG_FUNCTION_ARGS)
 }
 
 /*
- * Let nobody append any more, write what is left and give the queue up; false,
- * with the queue open again, if that can't be done.
+ * Let no session append any more, write what is left and give the queue up.
+ * Returns false, with the queue open again, if that can't be done.
  */
 static bool
 leave(void)
@@ -412,7 +443,10 @@ leave(void)
 	return true;
 }
 
-/* Whether there was nothing to write for long, or others wait for our place. */
+/*
+ * Return whether there was nothing to write for long, or others wait for this
+ * writer's place.
+ */
 static bool
 is_to_leave(TimestampTz now, TimestampTz active)
 {
@@ -420,7 +454,10 @@ is_to_leave(TimestampTz now, TimestampTz active)
 		pg_atomic_exchange_u32(&queue->leave_now, 0) != 0;
 }
 
-/* Write and keep up, until told to leave, or there is a reason to. */
+/*
+ * Write, and keep the log up, until this process is told to leave, or there is
+ * a reason to.
+ */
 static void
 work(void)
 {
@@ -446,6 +483,7 @@ work(void)
 	}
 }
 
+/* Run the log writer of a database: the main function of its process. */
 void
 tierlimit_worker_main(Datum number)
 {
@@ -471,7 +509,7 @@ tierlimit_worker_main(Datum number)
 	set_settings();
 	writer_init();
 
-	/* Before this, there is no error handling that a cancel could end in. */
+	/* Only now is there error handling that a cancel could end in. */
 	pqsignal(SIGTERM, handle_sigterm);
 	elog(DEBUG1, "tierlimit log writer has started");
 	work();

@@ -1,18 +1,18 @@
 /*-------------------------------------------------------------------------
  *
  * writer.c
- *		From a queue of decisions to rows of the table request_log.
+ *		Making rows of the table request_log from a queue of decisions.
  *
- * A batch is collected from the queue once, and then written by one INSERT,
- * as often as it takes: what is in it stays in the queue until the
- * transaction has committed.  So an ERROR, or the end of the worker, neither
- * loses a row nor doubles one.
+ * A batch is collected from the queue once, and then written by one INSERT, as
+ * often as it takes: what is in it stays in the queue until the transaction
+ * has committed.  So an ERROR, or the end of the writer, neither loses a row
+ * nor doubles one.
  *
- * Denied calls are delayed (delayed.c) until their second is over, and then go into
- * the batch at hand.  A batch's memory is bounded by WRITER_MAX_ROWS.
+ * Denied calls are delayed (delayed.c) until their second is over, and then go
+ * into the batch at hand.  A batch's memory is bounded by WRITER_MAX_ROWS.
  *
- * Hourly sums are made from the log when an hour is over (maintenance.c).  A row
- * that comes later than that is added to them here.
+ * Hourly sums are made from the log when an hour is over (maintenance.c).  A
+ * row that comes later than that is added to them here.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,31 +36,41 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-/* What is to be written next: its rows are in the queue, or delayed. */
+/* The rows that are to be written next, which are in the queue, or delayed. */
 typedef struct Batch
 {
-	uint64		number;			/* of the batches so far */
-	uint64		position;		/* of the queue, behind what was collected */
-	TimestampTz until;			/* when that began */
+	uint64		number;			/* number of the batches before */
+	uint64		position;		/* end position in the queue of what was
+								 * collected */
+	TimestampTz until;			/* when the collecting began */
 	int			count;
 	int64		decisions;
-	Oid			extension_id;	/* see InstallationId: whose rows these are */
+	Oid			extension_id;	/* see InstallationId: the extension that the
+								 * rows are for */
 	bool		collected;
-	bool		redates;		/* it is one row, which changes others' times */
+	bool		redates;		/* it is one row, which changes the times of
+								 * others */
 	LogRow	   *rows[WRITER_MAX_ROWS + 1];
 	LogRow		queued[WRITER_MAX_ROWS + 1];
 } Batch;
 
 static Batch *batch;			/* allocated by writer_init() */
-static MemoryContext writer_context;	/* of what lasts */
-static MemoryContext insert_context;	/* arrays of one INSERT */
-static Coalescer *alike_admitted;	/* of the batch */
+static MemoryContext writer_context;	/* the context of what lasts */
+static MemoryContext insert_context;	/* the context of the arrays of one
+										 * INSERT */
+static Coalescer *alike_admitted;	/* finds the admitted calls of the batch */
 
-/* Their texts and types are those of logrow_columns[]: see writer_init(). */
+/*
+ * The texts and types of these are made from logrow_columns[] by
+ * writer_init().
+ */
 static SpiStatement insert_rows;
 static SpiStatement sum_late_rows;
 
-/* What is summed up of a row that comes late, in the order of the arguments. */
+/*
+ * The columns that are summed up of a row that comes late, in the order of the
+ * arguments.
+ */
 static const LogColumn summed_columns[] = {
 	LOG_COLUMN_AT, LOG_COLUMN_KEY, LOG_COLUMN_ACCOUNT, LOG_COLUMN_TIER,
 	LOG_COLUMN_ENDPOINT, LOG_COLUMN_ERROR_CODE, LOG_COLUMN_REQUESTS,
@@ -75,7 +85,10 @@ static SpiStatement redate_rows = {
 StaticAssertDecl(LOG_COLUMNS + 1 <= MAX_ARGUMENTS,
 				 "a statement takes all columns and a time");
 
-/* Each column is an argument, an array of the batch's values. */
+/*
+ * Have a statement take each column as an argument, an array of the batch's
+ * values.
+ */
 static void
 set_arguments(SpiStatement *statement)
 {
@@ -85,8 +98,8 @@ set_arguments(SpiStatement *statement)
 }
 
 /*
- * (In FROM, each array would go through a store of tuples of its own, which
- * costs as much as the rest.)
+ * Prepare the INSERT.  (In FROM, each array would go through a store of tuples
+ * of its own, which costs as much as the rest.)
  */
 static void
 prepare_insert(void)
@@ -108,7 +121,10 @@ prepare_insert(void)
 	set_arguments(&insert_rows);
 }
 
-/* The hours that are summed up already, up to a time that is the last argument. */
+/*
+ * Prepare the adding to the sums of those hours that are summed up already, up
+ * to a time that is the last argument.
+ */
 static void
 prepare_sums(void)
 {
@@ -125,6 +141,7 @@ prepare_sums(void)
 	sum_late_rows.types[sum_late_rows.nargs++] = TIMESTAMPTZOID;
 }
 
+/* Prepare this module; called once, by the log writer's process. */
 void
 writer_init(void)
 {
@@ -143,12 +160,17 @@ writer_init(void)
 	delayed_init();
 }
 
+/* Return how many rows are delayed, to be written later. */
 int
 writer_delayed(void)
 {
 	return delayed_rows();
 }
 
+/*
+ * Return whether rows are delayed, or a batch could not be written yet: such
+ * rows may not be in the queue any more.
+ */
 bool
 writer_has_rows(void)
 {
@@ -156,8 +178,9 @@ writer_has_rows(void)
 }
 
 /*
- * The table's column has 4 bytes: a reset of more requests is several rows, all
- * but the last of which are added here.
+ * Put a reset of more requests than the table's column of 4 bytes can hold
+ * into the batch as several rows, but for the last of these, which is
+ * returned.
  */
 static LogRow
 split_off_requests(const LogRow *row)
@@ -188,7 +211,10 @@ add_to_batch(const LogRow *whole)
 	batch->decisions += logrow_decisions(row);
 	*own = *row;
 
-	/* What comes after a refund is not what it gave back. */
+	/*
+	 * A row that comes after a refund is not coalesced with one before it,
+	 * which the refund may have given back.
+	 */
 	if (row->requests < 0 || row->credits < 0 || row->is_reset)
 		coalesce_reset(alike_admitted);
 	if (tierlimit_log_granularity > 0 && row->requests > 0)
@@ -205,7 +231,10 @@ add_to_batch(const LogRow *whole)
 	batch->rows[batch->count++] = own;
 }
 
-/* Add what is due of the rows that are delayed, of an installation that is there. */
+/*
+ * Add those of the delayed rows that are due, or everything, to the batch.
+ * Rows of an installation that is gone are dropped.
+ */
 static void
 add_delayed_rows(const LogQueue *queue, bool everything)
 {
@@ -223,7 +252,7 @@ add_delayed_rows(const LogQueue *queue, bool everything)
 	batch->count += kept;
 }
 
-/* A refund of nothing. */
+/* Return whether a row is a refund of nothing. */
 static bool
 says_nothing(const LogRow *row)
 {
@@ -231,7 +260,10 @@ says_nothing(const LogRow *row)
 		row->error_code != LOG_REDATES;
 }
 
-/* Rows of an installation that is gone belong nowhere. */
+/*
+ * Collect a batch from the queue and from the delayed rows.  Rows of an
+ * installation that is gone belong nowhere.
+ */
 static void
 collect(LogQueue *queue, bool everything)
 {
@@ -256,7 +288,7 @@ collect(LogQueue *queue, bool everything)
 		logrow_unpack(packed, &row);
 		if (row.error_code == LOG_REDATES && batch->count > 0)
 		{
-			/* What comes before it has to be written before it. */
+			/* The rows before it have to be written before it. */
 			batch->position = before;
 			break;
 		}
@@ -274,7 +306,9 @@ collect(LogQueue *queue, bool everything)
 			add_to_batch(&row);
 	}
 
-	/* Only now: what was just read may belong to one that is due. */
+	/*
+	 * Only now add what is due: a denial that was just read may belong to it.
+	 */
 	if (!batch->redates)
 		add_delayed_rows(queue, everything);
 	delayed_keep_room(queue);
@@ -282,8 +316,8 @@ collect(LogQueue *queue, bool everything)
 }
 
 /*
- * A column of the batch.  One without any value, which is the rule for some,
- * is an empty array: unnest() fills it up with NULLs.
+ * Return a column of the batch as an array.  A column without any value, which
+ * is the rule for some, is an empty array: unnest() fills it up with NULLs.
  */
 static Datum
 column_array(int number, Datum *values, bool *nulls)
@@ -302,7 +336,7 @@ column_array(int number, Datum *values, bool *nulls)
 											  type, length, byval, align));
 }
 
-/* The batch's rows as arrays, one a column. */
+/* Set the arguments to the batch's rows: one array for each column. */
 static void
 fill_arguments(Datum *args)
 {
@@ -325,7 +359,7 @@ fill_arguments(Datum *args)
 		args[i] = column_array(i, values[i], nulls[i]);
 }
 
-/* Whether the batch has a row that was decided before a time. */
+/* Return whether the batch has a row that was decided before a time. */
 static bool
 any_before(TimestampTz time)
 {
@@ -335,7 +369,7 @@ any_before(TimestampTz time)
 	return false;
 }
 
-/* By account or key, and time. */
+/* Compare two rows by account or key, and time, for qsort(). */
 static int
 compare_rows(const void *a, const void *b)
 {
@@ -358,7 +392,10 @@ compare_rows(const void *a, const void *b)
 	return x->at < y->at ? -1 : x->at > y->at;
 }
 
-/* Whether the extension was dropped since; if it was made anew, too. */
+/*
+ * Return whether the extension was dropped since, even if it was created
+ * again.
+ */
 static bool
 is_gone(Oid extension_id)
 {
@@ -367,6 +404,10 @@ is_gone(Oid extension_id)
 	return here == NULL || here->id.extension_id != extension_id;
 }
 
+/*
+ * Insert the batch, and add it to the sums of hours that are summed up
+ * already.
+ */
 static void
 insert_batch(void)
 {
@@ -374,7 +415,10 @@ insert_batch(void)
 	Datum		args[LOG_COLUMNS + 1];
 	TimestampTz summed_until;
 
-	/* In the order of the index, neighbours are found in the caches. */
+	/*
+	 * Sort the rows in the order of the index: neighbours are found in the
+	 * caches.
+	 */
 	qsort(batch->rows, batch->count, sizeof(LogRow *), compare_rows);
 	MemoryContextReset(insert_context);
 	fill_arguments(args);
@@ -382,7 +426,11 @@ insert_batch(void)
 
 	maintenance_prepare();
 	spi_write(&insert_rows, args);
-	/* It may have waited for DROP EXTENSION, and found the next one's table. */
+
+	/*
+	 * The INSERT may have waited for DROP EXTENSION, and found the table of
+	 * the next extension.
+	 */
 	if (is_gone(batch->extension_id))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -393,7 +441,9 @@ insert_batch(void)
 		spi_write(&sum_late_rows, args);
 }
 
-/* Bring rows that are later than a time to another; see LOG_REDATES. */
+/*
+ * Move the rows that are later than a time to another time; see LOG_REDATES.
+ */
 static void
 redate(const LogRow *row)
 {
@@ -405,6 +455,12 @@ redate(const LogRow *row)
 	spi_write(&redate_rows, args);
 }
 
+/*
+ * Write one batch in the running transaction, with the delayed rows that have
+ * become due, or with everything that is delayed.  The caller commits and then
+ * calls writer_committed(); or, having aborted, calls this again.  Raises an
+ * ERROR if the batch can't be written; no lock may be held.
+ */
 void
 writer_write(LogQueue *queue, bool everything)
 {
@@ -418,6 +474,7 @@ writer_write(LogQueue *queue, bool everything)
 		insert_batch();
 }
 
+/* Release what was written, and wake the sessions that wait for it. */
 void
 writer_committed(LogQueue *queue)
 {
@@ -430,6 +487,10 @@ writer_committed(LogQueue *queue)
 	batch->number++;
 }
 
+/*
+ * Return the rows that are delayed to the queue, as far as there is room: for
+ * a writer that ends without having written them.  Raises no ERROR.
+ */
 void
 writer_put_back(LogQueue *queue)
 {
