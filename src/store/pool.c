@@ -5,8 +5,8 @@
  *
  * Locking: each list has a spinlock, which is held for a few instructions, and
  * no two of them at a time.  A block is in exactly one place: in a list, in
- * the spare of one backend, or in use by the subject that its partition's lock
- * protects.  A backend holds blocks in its spare only within one operation
+ * the spare blocks of one backend, or in use by the subject that its partition's lock
+ * protects.  A backend holds blocks in its spare blocks only within one operation
  * that can't raise an ERROR, so none get lost; a crash starts all shared
  * memory anew.
  *
@@ -54,7 +54,7 @@ take_from_list(PoolList *list, BlockList *spare, uint32 count)
 	SpinLockRelease(&list->mutex);
 }
 
-/* Put up to count blocks that were never used before into the spare. */
+/* Put up to count blocks that were never used before into the spare blocks. */
 static void
 take_untouched(Pool *pool, BlockList *spare, uint32 count)
 {
@@ -72,7 +72,7 @@ take_untouched(Pool *pool, BlockList *spare, uint32 count)
 }
 
 /*
- * Put blocks into the spare until it has count of them: blocks of this list
+ * Put blocks into the spare blocks until it has count of them: blocks of this list
  * first (its number is taken modulo POOL_LISTS), then some that were never
  * used, then those of other lists.  Returns false, with as many blocks in the
  * spare as before, if there are not that many.  Takes spinlocks; any LWLock
@@ -105,8 +105,8 @@ pool_fill(Pool *pool, BlockList *spare, uint32 count, uint32 list)
 }
 
 /*
- * Return all blocks of the spare to this list (its number is taken modulo
- * POOL_LISTS), which leaves the spare empty.  Takes a spinlock; any LWLock may
+ * Return all blocks of the spare blocks to this list (its number is taken modulo
+ * POOL_LISTS), which leaves the spare blocks empty.  Takes a spinlock; any LWLock may
  * be held.
  */
 void

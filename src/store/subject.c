@@ -51,7 +51,7 @@ bytes_blocks(int length)
 }
 
 /*
- * Write bytes into a chain of blocks out of the spare, and return the first
+ * Write bytes into a chain of blocks out of the spare blocks, and return the first
  * one.
  */
 static BlockNo
@@ -104,7 +104,7 @@ bytes_equal(BlockNo block, const char *other, int length)
 	return true;
 }
 
-/* Put the blocks of a chain into the spare. */
+/* Put the blocks of a chain into the spare blocks. */
 static void
 bytes_free(BlockNo block, BlockList *spare)
 {
@@ -205,7 +205,7 @@ counts_as_key(const Subject *subject)
 
 /*
  * Create a subject that is not in memory, without windows and record, out of
- * subject_blocks() blocks of the spare.  The lock of its partition is needed
+ * subject_blocks() blocks of the spare blocks.  The lock of its partition is needed
  * EXCLUSIVE.
  */
 Subject *
@@ -236,7 +236,7 @@ subject_create(const SubjectName *name, BlockList *spare)
 
 /*
  * Remove the subject that *link, in the chain of the hash's bucket, leads to,
- * with all that it has; its blocks go to the spare.  The lock of its partition
+ * with all that it has; its blocks go to the spare blocks.  The lock of its partition
  * is needed EXCLUSIVE.
  */
 void
@@ -316,7 +316,7 @@ subject_find_window(const Subject *subject, const WindowId *id)
 }
 
 /*
- * Add a window with this id to a subject, which takes one block of the spare.
+ * Add a window with this id to a subject, which takes one block of the spare blocks.
  * The caller has to initialise it.  The lock of the partition is needed
  * EXCLUSIVE.
  */
@@ -333,7 +333,7 @@ subject_add_window(Subject *subject, const WindowId *id, BlockList *spare)
 }
 
 /*
- * Remove a window of a subject; its blocks go to the spare.  The lock of the
+ * Remove a window of a subject; its blocks go to the spare blocks.  The lock of the
  * partition is needed EXCLUSIVE.
  */
 void
@@ -352,7 +352,7 @@ subject_drop_window(Subject *subject, SubjectWindow *window, BlockList *spare)
 
 /*
  * Remove all windows of a subject: its next call fills them from the log.
- * Their blocks go to the spare.  The lock of the partition is needed
+ * Their blocks go to the spare blocks.  The lock of the partition is needed
  * EXCLUSIVE.
  */
 void
@@ -438,7 +438,7 @@ record_blocks(const SubjectName *name, int length)
 
 /*
  * Replace what is kept as the subject's record; takes up to record_blocks()
- * blocks of the spare, to which those of the old record go.  The length is 0
+ * blocks of the spare blocks, to which those of the old record go.  The length is 0
  * if state is not RECORD_PRESENT.  The lock of the partition is needed
  * EXCLUSIVE.
  */

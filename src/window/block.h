@@ -18,7 +18,7 @@
 #ifndef TIERLIMIT_BLOCK_H
 #define TIERLIMIT_BLOCK_H
 
-/* Our assertions are on and off with the server's. */
+/* These assertions are on and off with the server's. */
 #if !defined(USE_ASSERT_CHECKING) && !defined(NDEBUG)
 #define NDEBUG
 #endif
@@ -32,9 +32,10 @@ typedef uint32_t BlockNo;
 
 #define NO_BLOCK ((BlockNo) 0)
 
+/* A block. */
 typedef union MemoryBlock
 {
-	BlockNo		next;			/* of a block that is in a list of free ones */
+	BlockNo		next;			/* in a list of free blocks: the next one */
 	int64_t		aligned;
 	uint8_t		bytes[BLOCK_SIZE];
 } MemoryBlock;
@@ -51,6 +52,7 @@ typedef struct BlockList
 	uint32_t	count;
 } BlockList;
 
+/* Put a block into the spare blocks. */
 static inline void
 blocklist_put(BlockList *spare, BlockNo block)
 {
@@ -59,7 +61,10 @@ blocklist_put(BlockList *spare, BlockNo block)
 	spare->count++;
 }
 
-/* The caller knows that the list is not empty. */
+/*
+ * Take a block out of the spare blocks.  The caller knows that there
+ * is one.
+ */
 static inline BlockNo
 blocklist_take(BlockList *spare)
 {

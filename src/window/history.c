@@ -19,13 +19,13 @@
  *		oldest -> block <-> block <-> block <- newest   [recent]   [open slot]
  *
  * So most calls touch no block, which would have to be fetched from memory,
- * and a key with a few calls in its period needs none.
+ * and a key with a few calls in its period needs no block.
  *
  * The newest slot is kept unpacked: it is the one that still changes, by calls
- * that join it and by refunds.  A block knows the sum of its slots, so that
- * what has to add up or drop a long history (a key that comes back after a
- * pause, a denial that waits for many credits) goes by blocks and decodes no
- * more than one of them, and the recent slots.
+ * that join it and by refunds.  A block knows the sum of its slots.  So an
+ * operation that has to add up or drop a long history (of a key that comes
+ * back after a pause, of a denial that waits for many credits) goes by blocks
+ * and decodes no more than one of them, and the recent slots.
  *
  * Invariants, checked by history_check() in the tests:
  *	- open_amount > 0, or the history is empty (count, sum, recent_end and the
@@ -38,7 +38,8 @@
  *	- no block of the chain is empty, and times increase from slot to slot;
  *	- a block's "before" is the time of the slot that precedes its first one:
  *	  of the last slot of the block before, or of one that has been dropped;
- *	  where there was none, the first slot's own.  recent_before likewise.
+ *	  where there was none, the first slot's own.  recent_before is the same
+ *	  for the recent slots.
  *
  *-------------------------------------------------------------------------
  */
@@ -47,6 +48,7 @@
 #include <stddef.h>
 #include <string.h>
 
+/* A block of a history's chain. */
 typedef struct HistoryBlock
 {
 	BlockNo		next;			/* towards the newest */
@@ -55,34 +57,43 @@ typedef struct HistoryBlock
 	int64_t		sum;			/* amount of the slots here */
 	uint16_t	count;			/* slots here */
 	uint16_t	start;			/* offset of the first record */
-	uint16_t	end;			/* offset behind the last one */
+	uint16_t	end;			/* end of the last record */
 	uint8_t		data[BLOCK_SIZE - 30];
 } HistoryBlock;
 
 _Static_assert(offsetof(HistoryBlock, data) == 30, "header has no holes");
 _Static_assert(sizeof(HistoryBlock) <= BLOCK_SIZE, "fits into a block");
 
-/* Two varints: 64 bits of shifted distance and flag, 63 bits of amount. */
+/*
+ * A record is two varints: 64 bits of shifted distance and flag, 63 bits of
+ * amount.
+ */
 #define MAX_RECORD 19
 
 _Static_assert(MAX_RECORD <= RECENT_SIZE, "a record fits into a History");
 _Static_assert(BLOCK_SIZE <= UINT8_MAX, "newest_end can tell any offset");
 
-/* An open slot that nothing may join, since its first call is not known. */
+/*
+ * The open_start of a slot that nothing may join, since its first call is not
+ * known.
+ */
 #define SEALED INT64_MIN
 
+/* Return a block of the chain, to be changed. */
 static inline HistoryBlock *
 block_at(MemoryBlock *base, BlockNo block)
 {
 	return (HistoryBlock *) &base[block];
 }
 
+/* Return a block of the chain, to be looked at. */
 static inline const HistoryBlock *
 block_at_const(const MemoryBlock *base, BlockNo block)
 {
 	return (const HistoryBlock *) &base[block];
 }
 
+/* Write a varint at an offset, and return its end. */
 static inline uint16_t
 put_varint(uint8_t *data, uint16_t at, uint64_t value)
 {
@@ -95,6 +106,7 @@ put_varint(uint8_t *data, uint16_t at, uint64_t value)
 	return at;
 }
 
+/* Return how many bytes a varint takes. */
 static inline uint16_t
 varint_length(uint64_t value)
 {
@@ -105,6 +117,7 @@ varint_length(uint64_t value)
 	return length;
 }
 
+/* Read the varint at *at, and move *at to its end. */
 static inline uint64_t
 get_varint(const uint8_t *data, uint16_t *at)
 {
@@ -122,8 +135,8 @@ get_varint(const uint8_t *data, uint16_t *at)
 }
 
 /*
- * Read the record at *at: advances *at behind it and *time to its slot's time,
- * returns its amount.
+ * Read the record at *at, and return its amount.  Moves *at to its end, and
+ * *time from the slot before to its slot's time.
  */
 static inline int64_t
 read_record(const uint8_t *data, uint16_t *at, int64_t *time)
@@ -134,7 +147,7 @@ read_record(const uint8_t *data, uint16_t *at, int64_t *time)
 	return (head & 1) ? (int64_t) get_varint(data, at) : 1;
 }
 
-/* Time of the last slot of a block of the chain. */
+/* Return the time of the last slot of a block of the chain. */
 static inline int64_t
 last_time(const History *history, const MemoryBlock *base, const HistoryBlock *block)
 {
@@ -142,13 +155,14 @@ last_time(const History *history, const MemoryBlock *base, const HistoryBlock *b
 		: block_at_const(base, block->next)->before;
 }
 
+/* Return whether no slot but the open one is there. */
 static inline bool
 nothing_packed(const History *history)
 {
 	return history->oldest == NO_BLOCK && history->recent_end == 0;
 }
 
-/* The first varint of the open slot's record. */
+/* Return the first varint of the open slot's record. */
 static inline uint64_t
 open_head(const History *history)
 {
@@ -159,7 +173,7 @@ open_head(const History *history)
 	return distance << 1 | (history->open_amount != 1);
 }
 
-/* How long that record is: up to MAX_RECORD bytes. */
+/* Return how long the open slot's record is: up to MAX_RECORD bytes. */
 static inline uint16_t
 open_length(const History *history)
 {
@@ -170,7 +184,10 @@ open_length(const History *history)
 	return length;
 }
 
-/* How many bytes of recent records, whole ones, fit into the newest block. */
+/*
+ * Return how many bytes of recent records, whole ones, fit into the newest
+ * block.
+ */
 static uint16_t
 recent_that_fit(const History *history)
 {
@@ -191,6 +208,9 @@ recent_that_fit(const History *history)
 	return fit;
 }
 
+/*
+ * Return whether history_add() may need a block from the spare blocks: at most one.
+ */
 bool
 history_add_needs_block(const History *history)
 {
@@ -202,6 +222,11 @@ history_add_needs_block(const History *history)
 	return end > RECENT_SIZE && end - recent_that_fit(history) > RECENT_SIZE;
 }
 
+/*
+ * Return the block that will be looked at next, if the slots at or before the
+ * horizon are forgotten and then one is added; NO_BLOCK if there is probably
+ * none.
+ */
 BlockNo
 history_next_block(const History *history, int64_t horizon)
 {
@@ -211,7 +236,7 @@ history_next_block(const History *history, int64_t horizon)
 		: NO_BLOCK;
 }
 
-/* Hang an empty block behind the newest one. */
+/* Append an empty block to the chain. */
 static void
 append_block(History *history, BlockList *spare)
 {
@@ -241,8 +266,8 @@ drop_recent(History *history, uint16_t to, int64_t before)
 }
 
 /*
- * Move recent records to the newest block, as many as fit; if none does, all
- * of them to another block.
+ * Move recent records to the newest block, as many as fit; if none fits, all
+ * of them go to another block.
  */
 static void
 move_recent(History *history, BlockList *spare)
@@ -288,6 +313,12 @@ pack_open_slot(History *history, BlockList *spare)
 	history->packed_last = history->open_last;
 }
 
+/*
+ * Append an amount > 0 at a time that is not before the newest slot's.  Calls
+ * of the same microsecond always share a slot; other calls join the newest
+ * slot if its first call is less than join_within microseconds old (0: never).
+ * It may take one block of the spare blocks; see history_add_needs_block().
+ */
 void
 history_add(History *history, BlockList *spare, int64_t time, int64_t amount,
 			int64_t join_within)
@@ -316,7 +347,7 @@ history_add(History *history, BlockList *spare, int64_t time, int64_t amount,
 	history->count++;
 }
 
-/* Free a block at either end of the chain; its slots are not counted any more. */
+/* Free a block at an end of the chain, whose slots are not counted any more. */
 static void
 drop_block(History *history, BlockList *spare, BlockNo number)
 {
@@ -337,6 +368,7 @@ drop_block(History *history, BlockList *spare, BlockNo number)
 	blocklist_put(spare, number);
 }
 
+/* Forget everything; all blocks go to the spare blocks. */
 void
 history_clear(History *history, BlockList *spare)
 {
@@ -346,8 +378,9 @@ history_clear(History *history, BlockList *spare)
 }
 
 /*
- * Forget slots of the oldest block, or the block if it has no other; returns
- * whether the oldest slot that is left is found.
+ * Forget slots of the oldest block that are at or before the horizon, or the
+ * whole block if it has no others.  Returns whether the oldest slot that is
+ * left has been found.
  */
 static bool
 expire_oldest_block(History *history, BlockList *spare, int64_t horizon)
@@ -381,7 +414,10 @@ expire_oldest_block(History *history, BlockList *spare, int64_t horizon)
 	}
 }
 
-/* The same for the recent slots; what is left may be the open one. */
+/*
+ * Forget the recent slots at or before the horizon; the oldest slot that is
+ * left may be the open one.
+ */
 static void
 expire_recent(History *history, int64_t horizon)
 {
@@ -408,6 +444,10 @@ expire_recent(History *history, int64_t horizon)
 	drop_recent(history, at, before);
 }
 
+/*
+ * Forget the slots whose time is at or before the horizon.  Blocks that hold
+ * nothing else go to the spare blocks.
+ */
 void
 history_expire(History *history, BlockList *spare, int64_t horizon)
 {
@@ -424,6 +464,7 @@ history_expire(History *history, BlockList *spare, int64_t horizon)
 	expire_recent(history, horizon);
 }
 
+/* Return the time of the first slot after the horizon, if there is one. */
 int64_t
 history_oldest_after(const History *history, const MemoryBlock *base,
 					 int64_t horizon)
@@ -433,6 +474,7 @@ history_oldest_after(const History *history, const MemoryBlock *base,
 	return history_view(history, base, horizon).oldest;
 }
 
+/* Return the amount of the slots after the horizon. */
 int64_t
 history_sum_after(const History *history, const MemoryBlock *base, int64_t horizon)
 {
@@ -441,6 +483,10 @@ history_sum_after(const History *history, const MemoryBlock *base, int64_t horiz
 	return history_view(history, base, horizon).sum;
 }
 
+/*
+ * Return a view of the slots after the horizon, which is valid until the
+ * history changes; nothing is changed.
+ */
 HistoryView
 history_view(const History *history, const MemoryBlock *base, int64_t horizon)
 {
@@ -453,6 +499,8 @@ history_view(const History *history, const MemoryBlock *base, int64_t horizon)
 	view.sum = history->sum;
 	view.block = history->oldest;
 	view.before = history->recent_before;
+
+	/* Skip whole blocks that are not after the horizon. */
 	while (view.block != NO_BLOCK)
 	{
 		const HistoryBlock *block = block_at_const(base, view.block);
@@ -468,6 +516,8 @@ history_view(const History *history, const MemoryBlock *base, int64_t horizon)
 		view.sum -= block->sum;
 		view.block = block->next;
 	}
+
+	/* Then skip single slots, of one block or of the recent ones. */
 	while (view.block != NO_BLOCK || view.offset < history->recent_end)
 	{
 		uint16_t	at = view.offset;
@@ -486,6 +536,10 @@ history_view(const History *history, const MemoryBlock *base, int64_t horizon)
 	return view;
 }
 
+/*
+ * Return the time of the slot with which the amount that has left the view,
+ * oldest first, reaches need (0 < need <= view->sum).
+ */
 int64_t
 history_time_of(const History *history, const MemoryBlock *base,
 				const HistoryView *view, int64_t need)
@@ -525,17 +579,18 @@ history_time_of(const History *history, const MemoryBlock *base,
 	return time;
 }
 
-/* Packed slots: the recent ones, or those of a block. */
+/* A run of packed slots: the recent ones, or those of a block. */
 typedef struct Run
 {
 	const uint8_t *data;
-	uint16_t	start;			/* offsets of the first record, */
-	uint16_t	end;			/* and behind the last one */
+	uint16_t	start;			/* offset of the first record, */
+	uint16_t	end;			/* and end of the last one */
 	int64_t		before;			/* time that the first one is relative to */
 	int64_t		sum;
 	uint32_t	count;
 } Run;
 
+/* Return the recent slots as a run. */
 static Run
 recent_run(const History *history)
 {
@@ -551,6 +606,7 @@ recent_run(const History *history)
 	return run;
 }
 
+/* Return the run with the newest packed slot; there has to be one. */
 static Run
 newest_run(const History *history, const MemoryBlock *base)
 {
@@ -569,7 +625,10 @@ newest_run(const History *history, const MemoryBlock *base)
 	return run;
 }
 
-/* Leave only the first slots of the newest run, the last one at this time. */
+/*
+ * Leave only the first slots of the newest run, the last of which is at this
+ * time.
+ */
 static void
 shorten_newest_run(History *history, BlockList *spare, const Run *rest,
 				   int64_t last)
@@ -595,9 +654,9 @@ shorten_newest_run(History *history, BlockList *spare, const Run *rest,
 }
 
 /*
- * Make the last packed slot the open one again, shrunk by what of amount it
- * can give; slots that give all they have go with it.  Returns what is still
- * to be taken from the runs before.
+ * Make the last packed slot that can keep anything the open one again, when an
+ * amount is taken from the newest run.  Slots that give all they have are
+ * forgotten.  Returns how much is still to be taken from older runs.
  */
 static int64_t
 reopen_newest_run(History *history, BlockList *spare, int64_t amount)
@@ -635,6 +694,10 @@ reopen_newest_run(History *history, BlockList *spare, int64_t amount)
 	return left;
 }
 
+/*
+ * Take back up to amount > 0, newest first, and return how much there was.
+ * Blocks that hold nothing any more go to the spare blocks.
+ */
 int64_t
 history_take_newest(History *history, BlockList *spare, int64_t amount)
 {
@@ -665,6 +728,7 @@ history_take_newest(History *history, BlockList *spare, int64_t amount)
 	return amount;
 }
 
+/* Return how many blocks a history has. */
 uint32_t
 history_blocks(const History *history, const MemoryBlock *base)
 {
@@ -676,6 +740,10 @@ history_blocks(const History *history, const MemoryBlock *base)
 	return blocks;
 }
 
+/*
+ * Copy a history to blocks of the spare blocks, of which it takes as many as
+ * history_blocks() says.  The array of the blocks may be another one.
+ */
 void
 history_copy(History *to, BlockList *spare, const History *from,
 			 const MemoryBlock *from_base)

@@ -18,22 +18,23 @@
 #include "window/block.h"
 
 /*
- * Bytes of records that a History holds itself: of half a dozen calls, and as
- * many as there is room for in the block that it is a part of (subject.h).
+ * So many bytes of records are in a History itself: those of half a dozen
+ * calls, as many as there is room for in the block that it is a part of
+ * (subject.h).
  */
 #define RECENT_SIZE 26
 
 /* An all-zero History is an empty one. */
 typedef struct History
 {
-	int64_t		sum;			/* of all slots */
+	int64_t		sum;			/* amount of all slots */
 	int64_t		open_start;		/* the newest slot, not yet packed: */
 	int64_t		open_last;		/* times of its first and last call */
 	int64_t		open_amount;	/* 0: there is no slot at all */
 	int64_t		packed_last;	/* time of the newest packed slot */
 	int64_t		recent_before;	/* time that the first recent record is
 								 * relative to */
-	int64_t		oldest_time;	/* of the oldest slot, if there is one */
+	int64_t		oldest_time;	/* time of the oldest slot, if there is one */
 	BlockNo		oldest;			/* ends of the chain of blocks */
 	BlockNo		newest;
 	uint32_t	count;			/* slots, the open one included */
@@ -43,69 +44,37 @@ typedef struct History
 										 * than those in blocks */
 } History;
 
-/* What of a history is younger than some horizon; see history_view(). */
+/*
+ * The part of a history that is younger than some horizon; see history_view().
+ */
 typedef struct HistoryView
 {
 	int64_t		sum;			/* amount of the slots after the horizon */
 	int64_t		oldest;			/* time of the first of them, if sum > 0 */
-	BlockNo		block;			/* where that slot is packed; NO_BLOCK: among
-								 * the recent ones, or it is the open one */
-	uint16_t	offset;			/* its place there */
+	BlockNo		block;			/* block of that slot; NO_BLOCK: it is among
+								 * the recent ones, or the open one */
+	uint16_t	offset;			/* place of the slot there */
 	int64_t		before;			/* time that its record is relative to */
 	int64_t		block_sum;		/* amount from it to the end of the block, if
 								 * it is in one */
 } HistoryView;
 
-/*
- * The block that will be looked at next, if the slots at or before the horizon
- * are forgotten and then one is added; NO_BLOCK: probably none.
- */
 extern BlockNo history_next_block(const History *history, int64_t horizon);
-
-/* Whether history_add() may need a block from the spare blocks: at most one. */
 extern bool history_add_needs_block(const History *history);
-
-/*
- * Append an amount > 0 at a time that is not before the newest slot's.  Calls
- * of the same microsecond always share a slot; others join the newest slot if
- * its first call is less than join_within microseconds old (0: never).
- */
 extern void history_add(History *history, BlockList *spare, int64_t time,
 						int64_t amount, int64_t join_within);
-
-/* Forget the slots whose time is at or before the horizon. */
 extern void history_expire(History *history, BlockList *spare, int64_t horizon);
-
-/* Forget everything, and give all blocks back. */
 extern void history_clear(History *history, BlockList *spare);
-
-/* Take back up to amount, newest first; returns how much there was. */
 extern int64_t history_take_newest(History *history, BlockList *spare,
 								   int64_t amount);
-
-/* The amount of the slots after the horizon. */
 extern int64_t history_sum_after(const History *history, const MemoryBlock *base,
 								 int64_t horizon);
-
-/* The time of the first slot after the horizon, if there is one. */
 extern int64_t history_oldest_after(const History *history, const MemoryBlock *base,
 									int64_t horizon);
-
-/* Look at the slots after the horizon, changing nothing. */
 extern HistoryView history_view(const History *history, const MemoryBlock *base,
 								int64_t horizon);
-
-/*
- * The time of the slot with which, oldest first, the amount that has left the
- * view reaches need (0 < need <= view->sum).
- */
 extern int64_t history_time_of(const History *history, const MemoryBlock *base,
 							   const HistoryView *view, int64_t need);
-
-/*
- * Copy a history to blocks of another array: of the spare blocks, as many as
- * history_blocks() says.
- */
 extern uint32_t history_blocks(const History *history, const MemoryBlock *base);
 extern void history_copy(History *to, BlockList *spare, const History *from,
 						 const MemoryBlock *from_base);

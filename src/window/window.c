@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * window.c
- *		What one limit counts: a sliding window or a calendar period.
+ *		Windows, which hold what one limit counts: sliding ones and calendar
+ *		periods.
  *
  * A sliding window at time t counts what happened in (t - period, t].  It
  * keeps a history of its calls and forgets them as they leave.  Up to
@@ -18,8 +19,8 @@
  * whole blocks at a time: the work per call is constant whatever the limit.
  *
  * A window that was kept under a large limit may have calls together that a
- * smaller one would tell apart.  It knows how many of its newest units are not
- * among those; where these don't do, its owner has to fill another one.
+ * smaller limit would tell apart.  It knows how many of its newest units are
+ * apart; where these are too few, its owner has to fill another window.
  *
  * A calendar window is one number that belongs to one period.
  *
@@ -31,6 +32,12 @@
 
 #define MAX_APART ((1 << 24) - 1)
 
+/*
+ * Start an empty sliding window over the last period (>= 1) microseconds.
+ * With fewer than exact_slots slots it tells calls apart to the microsecond;
+ * from there on it keeps calls together that are less than a slot width, a
+ * slots'th of the period, apart.
+ */
 void
 window_init_sliding(Window *window, int64_t period, uint32_t exact_slots,
 					uint32_t slots)
@@ -44,6 +51,10 @@ window_init_sliding(Window *window, int64_t period, uint32_t exact_slots,
 	window->exact_slots = exact_slots;
 }
 
+/*
+ * Start an empty calendar window.  Its owner tells it from others by the
+ * period and the phase, which are not looked at here.
+ */
 void
 window_init_calendar(Window *window, int64_t period, uint64_t phase)
 {
@@ -53,13 +64,14 @@ window_init_calendar(Window *window, int64_t period, uint64_t phase)
 	window->calendar.phase = phase;
 }
 
-/* Amount that a calendar window holds for the period that is running. */
+/* Return the amount that a calendar window holds for the current period. */
 static inline int64_t
 calendar_used(const CalendarWindow *calendar, Span current)
 {
 	return calendar->span.start == current.start ? calendar->used : 0;
 }
 
+/* Return the amount that is counted at this moment. */
 int64_t
 window_used(const Window *window, const MemoryBlock *base, Moment moment)
 {
@@ -70,6 +82,10 @@ window_used(const Window *window, const MemoryBlock *base, Moment moment)
 	return calendar_used(&window->calendar, moment.current);
 }
 
+/*
+ * Return when the oldest call that a sliding window counts at this moment will
+ * leave, if there is one; or when the period of a calendar window ends.
+ */
 int64_t
 window_resets_at(const Window *window, const MemoryBlock *base, Moment moment)
 {
@@ -81,6 +97,10 @@ window_resets_at(const Window *window, const MemoryBlock *base, Moment moment)
 	return moment.current.end;
 }
 
+/*
+ * Return when the amount that is used will have come down to room, from this
+ * moment on and with no further calls; WINDOW_NEVER for room < 0.
+ */
 int64_t
 window_free_at(const Window *window, const MemoryBlock *base, Moment moment,
 			   int64_t room)
@@ -98,7 +118,7 @@ window_free_at(const Window *window, const MemoryBlock *base, Moment moment,
 	if (window->kind == WINDOW_CALENDAR)
 		return moment.current.end;
 
-	/* Whichever slot leaves first makes room for one. */
+	/* The slot that leaves first makes room for one, whatever its amount. */
 	if (need == 1)
 		return window_resets_at(window, base, moment);
 	view = history_view(&sliding->history, base, moment.now - sliding->period);
@@ -106,6 +126,10 @@ window_free_at(const Window *window, const MemoryBlock *base, Moment moment,
 		history_time_of(&sliding->history, base, &view, need);
 }
 
+/*
+ * Return from when on nothing is counted any more, if nothing is added;
+ * INT64_MIN if nothing is counted.
+ */
 int64_t
 window_empty_at(const Window *window)
 {
@@ -116,6 +140,10 @@ window_empty_at(const Window *window)
 	return window->calendar.used == 0 ? INT64_MIN : window->calendar.span.end;
 }
 
+/*
+ * Forget the slots that have left the window by now.  Blocks that hold nothing
+ * else go to the spare blocks.
+ */
 void
 window_advance(Window *window, BlockList *spare, int64_t now)
 {
@@ -124,6 +152,10 @@ window_advance(Window *window, BlockList *spare, int64_t now)
 					   now - window->sliding.period);
 }
 
+/*
+ * Return the block that window_advance() and window_add() will look at next,
+ * at this time; NO_BLOCK if there is probably none.
+ */
 BlockNo
 window_next_block(const Window *window, int64_t now)
 {
@@ -133,6 +165,7 @@ window_next_block(const Window *window, int64_t now)
 		: NO_BLOCK;
 }
 
+/* Return whether window_add() may need a block from the spare blocks: at most one. */
 bool
 window_add_needs_block(const Window *window)
 {
@@ -140,12 +173,20 @@ window_add_needs_block(const Window *window)
 		history_add_needs_block(&window->sliding.history);
 }
 
+/*
+ * Have a sliding window tell calls apart up to just so many slots from now on.
+ */
 void
 window_set_exact(Window *window, uint32_t exact_slots)
 {
 	window->exact_slots = exact_slots;
 }
 
+/*
+ * Return whether a call that finds max units counted may find too many, since
+ * calls are kept together that have not all left.  That can't be if the newest
+ * max units are apart: as long as an older slot is there, all of these are.
+ */
 bool
 window_is_blurred(const Window *window, int64_t max)
 {
@@ -153,6 +194,10 @@ window_is_blurred(const Window *window, int64_t max)
 		window->apart < window->sliding.history.sum && window->apart < max;
 }
 
+/*
+ * Have a sliding window tell calls apart up to so many slots from now on, if
+ * it did so for fewer.
+ */
 void
 window_require_exact(Window *window, uint32_t exact_slots)
 {
@@ -161,7 +206,9 @@ window_require_exact(Window *window, uint32_t exact_slots)
 		window->exact_slots = exact_slots;
 }
 
-/* Add to a sliding window; puts down whether calls of two times meet in a slot. */
+/*
+ * Add to a sliding window, and note whether calls of two times share a slot.
+ */
 static void
 add_sliding(Window *window, BlockList *spare, int64_t now, int64_t amount)
 {
@@ -178,6 +225,11 @@ add_sliding(Window *window, BlockList *spare, int64_t now, int64_t amount)
 			? window->apart + (uint32_t) amount : MAX_APART;
 }
 
+/*
+ * Count an amount >= 0 at this moment, to which the window was advanced.  It
+ * may take one block of the spare blocks; see window_add_needs_block().  What is
+ * counted never exceeds INT64_MAX.
+ */
 void
 window_add(Window *window, BlockList *spare, Moment moment, int64_t amount)
 {
@@ -185,7 +237,10 @@ window_add(Window *window, BlockList *spare, Moment moment, int64_t amount)
 
 	assert(amount >= 0);
 
-	/* A limit that never denies may be asked for more than a number holds. */
+	/*
+	 * A limit that never denies may be asked to count more than a number
+	 * holds.
+	 */
 	room = INT64_MAX - (window->kind == WINDOW_SLIDING
 						? window->sliding.history.sum
 						: calendar_used(&window->calendar, moment.current));
@@ -207,6 +262,10 @@ window_add(Window *window, BlockList *spare, Moment moment, int64_t amount)
 	}
 }
 
+/*
+ * Take back up to amount from a sliding window, newest first, and return how
+ * much there was.
+ */
 static int64_t
 take_sliding(Window *window, BlockList *spare, int64_t amount)
 {
@@ -218,26 +277,34 @@ take_sliding(Window *window, BlockList *spare, int64_t amount)
 	return taken;
 }
 
+/*
+ * Take back up to amount >= 0 of what is counted now, newest first, and return
+ * how much there was.  Blocks that hold nothing any more go to the spare blocks.
+ */
 int64_t
 window_take_back(Window *window, BlockList *spare, int64_t now, int64_t amount)
 {
 	assert(amount >= 0);
 
+	/* A window that has run empty has nothing to give. */
 	if (amount == 0 || window_empty_at(window) <= now)
 		return 0;
 
+	/* A sliding window first forgets what has left it. */
 	if (window->kind == WINDOW_SLIDING)
 	{
 		window_advance(window, spare, now);
 		return take_sliding(window, spare, amount);
 	}
 
+	/* A calendar window gives what its period has. */
 	if (amount > window->calendar.used)
 		amount = window->calendar.used;
 	window->calendar.used -= amount;
 	return amount;
 }
 
+/* Forget what is counted; all blocks go to the spare blocks. */
 void
 window_clear(Window *window, BlockList *spare)
 {
@@ -248,6 +315,7 @@ window_clear(Window *window, BlockList *spare)
 							 window->calendar.phase);
 }
 
+/* Return how many blocks window_copy() takes for this window. */
 uint32_t
 window_blocks(const Window *window, const MemoryBlock *base)
 {
@@ -255,6 +323,10 @@ window_blocks(const Window *window, const MemoryBlock *base)
 		? history_blocks(&window->sliding.history, base) : 0;
 }
 
+/*
+ * Copy a window to blocks of the spare blocks, of which it takes as many as
+ * window_blocks() says.  The array of the blocks may be another one.
+ */
 void
 window_copy(Window *to, BlockList *spare, const Window *from,
 			const MemoryBlock *from_base)
