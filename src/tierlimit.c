@@ -4,12 +4,12 @@
  *		Exact API limits in shared memory: the module's entry point.
  *
  * A call of tierlimit.check() goes down through these folders, each of which
- * knows those below it only:
+ * knows only those below it:
  *
  *		api			what SQL calls: arguments in, rows out
  *		limit		what is decided, counted, given back and rebuilt
  *		config		the tables that say what applies: tiers, keys, prices
- *		store		the shared memory: who is counted, and in what room
+ *		store		the shared memory: the subjects that are counted
  *		log			a decision's way to the table request_log, and its maintenance
  *		base		settings, locks, SQL, and what servers differ in
  *
@@ -38,6 +38,7 @@ extern PGDLLEXPORT void _PG_init(void);
 static shmem_request_hook_type prev_shmem_request_hook = NULL;
 static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 
+/* Ask for shared memory and locks: the hook for that. */
 static void
 request_shmem(void)
 {
@@ -50,8 +51,8 @@ request_shmem(void)
 }
 
 /*
- * Runs at start and, in the postmaster, again after a crash.  The queues have what
- * an orderly stop has left on disk.
+ * Set up shared memory: the hook that runs at start and, in the postmaster,
+ * again after a crash.  The queues get what an orderly stop has left on disk.
  */
 static void
 start_up_shmem(void)
@@ -75,6 +76,7 @@ start_up_shmem(void)
 	LWLockRelease(AddinShmemInitLock);
 }
 
+/* Install the hooks, which call those that were there before. */
 static void
 install_hooks(void)
 {
@@ -85,8 +87,9 @@ install_hooks(void)
 }
 
 /*
- * Where the library is loaded later than at server start, there is no shared
- * memory for it: store stays NULL, and functions that need it say so.
+ * Initialise the module.  Where the library is loaded later than at server
+ * start, there is no shared memory for it: store stays NULL, and functions
+ * that need it say so.
  */
 void
 _PG_init(void)

@@ -21,7 +21,10 @@
 typedef Oid RelFileNumber;
 #endif
 
-/* A hint to the processor; not all compilers can give it. */
+/*
+ * Have the processor fetch memory; this is a hint, which not all compilers can
+ * give.
+ */
 static inline void
 prefetch(const void *at)
 {
@@ -45,8 +48,9 @@ atomic_raise_u64(volatile pg_atomic_uint64 *value, uint64 to)
 }
 
 /*
- * What pg_stat_activity shows while we wait: by name where extensions may have
- * one (17).  The caller keeps it, since each name is to be made once.
+ * Return the wait event that pg_stat_activity shows while we wait: with a name
+ * where extensions may have one (17).  The caller keeps what it points to,
+ * since each name is to be made once.
  */
 static inline uint32
 extension_wait_event(uint32 *known, const char *name)
@@ -62,8 +66,8 @@ extension_wait_event(uint32 *known, const char *name)
 }
 
 /*
- * How a signal handler, declared with SIGNAL_ARGS, calls another one: 19 added an
- * argument.
+ * These are the arguments with which a signal handler, declared with
+ * SIGNAL_ARGS, calls another one: 19 added an argument.
  */
 #if PG_VERSION_NUM >= 190000
 #define SIGNAL_ARGUMENTS postgres_signal_arg, pg_siginfo
@@ -71,7 +75,10 @@ extension_wait_event(uint32 *known, const char *name)
 #define SIGNAL_ARGUMENTS postgres_signal_arg
 #endif
 
-/* 16 added an argument for details of an error that we don't report. */
+/*
+ * Decode the fields of a time, and return 0 or an error.  (16 added an
+ * argument for details of an error, which are not reported here.)
+ */
 static inline int
 decode_datetime(char **field, int *ftype, int nf, struct pg_tm *tm)
 {
@@ -90,7 +97,7 @@ decode_datetime(char **field, int *ftype, int nf, struct pg_tm *tm)
 	return error != 0 ? error : dtype == DTK_DATE ? 0 : DTERR_BAD_FORMAT;
 }
 
-/* 19 has a state for rebuilt a jsonb, which takes what was pushed. */
+/* 19 has a state for building a jsonb, which takes what is pushed. */
 #if PG_VERSION_NUM < 190000
 typedef struct JsonbInState
 {
@@ -99,6 +106,7 @@ typedef struct JsonbInState
 } JsonbInState;
 #endif
 
+/* Push a token to a jsonb that is built. */
 static inline void
 push_jsonb(JsonbInState *state, JsonbIteratorToken token, JsonbValue *value)
 {

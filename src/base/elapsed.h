@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * elapsed.h
- *		Intervals of the server's clock.
+ *		Intervals of the server's clock, and whether they are over.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,7 +10,10 @@
 
 #include "datatype/timestamp.h"
 
-/* Whether so much time has passed; also where the clock was set back. */
+/*
+ * Return whether so much time, in microseconds, has passed between two times
+ * of the server's clock; true also if the clock was set back.
+ */
 static inline bool
 has_passed(TimestampTz since, TimestampTz now, int64 interval)
 {

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * installation.c
- *		Which installation of the extension a call belongs to.
+ *		The installation of the extension that a call belongs to.
  *
  * Nothing is done when an extension or a database is dropped: no call reaches
- * any more what was counted in it, and it makes room like all that was not called
- * for long (sweep.c).
+ * any more what was counted in it, and that makes room like all subjects that
+ * were not called for long (sweep.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -30,8 +30,9 @@
 
 #define SCHEMA "tierlimit"
 
-static Installation known;		/* id.extension_id invalid: not known */
+static Installation known;		/* id.extension_id invalid: it is not known */
 
+/* Return whether this transaction has created a table. */
 static bool
 is_created_here(Oid table)
 {
@@ -42,7 +43,10 @@ is_created_here(Oid table)
 	return here;
 }
 
-/* A trigger that tells apikey.c of changed rows, whoever changes them. */
+/*
+ * Return whether this is a trigger that tells apikey.c of changed rows,
+ * whichever session changes them.
+ */
 static bool
 tells_of_changes(Form_pg_trigger trigger)
 {
@@ -52,9 +56,10 @@ tells_of_changes(Form_pg_trigger trigger)
 }
 
 /*
- * What tells one definition of api_key from another: where its rows are, which
- * a TRUNCATE or a rewriting ALTER TABLE changes, and its triggers.  0 if these
- * do not tell of changes, because somebody has disabled one.
+ * Return the number that tells one definition of api_key from another: it
+ * depends on where the rows are, which a TRUNCATE or a rewriting ALTER TABLE
+ * changes, and on the triggers.  Returns 0 if the triggers do not tell of
+ * changes, because one has been disabled.
  */
 static uint32
 api_key_version(Oid api_key, RelFileNumber file)
@@ -84,6 +89,10 @@ api_key_version(Oid api_key, RelFileNumber file)
 	return telling < 2 ? 0 : Max(version, 1);
 }
 
+/*
+ * Return a table's row of pg_class, and its tuple, which the caller has to
+ * release.
+ */
 static Form_pg_class
 class_of(HeapTuple *tuple, Oid table)
 {
@@ -93,7 +102,10 @@ class_of(HeapTuple *tuple, Oid table)
 	return (Form_pg_class) GETSTRUCT(*tuple);
 }
 
-/* False if the extension is not there. */
+/*
+ * Look the installation up in the catalogs.  Returns false if the extension is
+ * not there.
+ */
 static bool
 look_up_installation(void)
 {
@@ -128,6 +140,11 @@ look_up_installation(void)
 	return true;
 }
 
+/*
+ * Return the installation of this session's database; NULL if the extension is
+ * not there.  May look into the catalogs, so no lock may be held.  What it
+ * points to is valid until invalidations are accepted again.
+ */
 const Installation *
 installation_if_any(void)
 {
@@ -136,6 +153,11 @@ installation_if_any(void)
 	return &known;
 }
 
+/*
+ * Return the installation of this session's database.  Raises an ERROR if the
+ * extension is not there; may look into the catalogs, so no lock may be held.
+ * What it points to is valid until invalidations are accepted again.
+ */
 const Installation *
 installation(void)
 {
@@ -149,6 +171,10 @@ installation(void)
 	return found;
 }
 
+/*
+ * Raise an ERROR if the installation was created by this transaction: no other
+ * session knows it yet, so no call could be logged.  No lock may be held.
+ */
 void
 installation_require_committed(void)
 {
@@ -162,6 +188,10 @@ installation_require_committed(void)
 				 errhint("Commit it before.")));
 }
 
+/*
+ * Forget what installation() remembers, if relid is a table that it was looked
+ * up by, or InvalidOid.  For relcache callbacks: it looks nothing up.
+ */
 void
 installation_forget(Oid relid)
 {

@@ -3,8 +3,8 @@
  * lock.c
  *		The locks of the partitions that shared memory is divided into.
  *
- * Each is an LWLock of the tranche "tierlimit".  See store.c for what they protect
- * and in which order all locks are taken.
+ * Each of them is an LWLock of the tranche "tierlimit".  See store.c for what
+ * they protect and in which order all locks are taken.
  *
  *-------------------------------------------------------------------------
  */
@@ -14,6 +14,7 @@
 
 static LWLockPadded *partition_locks;
 
+/* Find the locks, which have been asked for as the tranche "tierlimit". */
 void
 partition_locks_attach(void)
 {
@@ -21,8 +22,8 @@ partition_locks_attach(void)
 }
 
 /*
- * The partitions of some hashes, each once, the lowest first; returns their
- * number.
+ * Put down the partitions of 1 to MAX_LOCKS hashes, each once, the lowest
+ * first.  Returns their number.
  */
 static int
 partitions_of(const uint64 *hashes, int count, uint32 *partitions)
@@ -47,6 +48,11 @@ partitions_of(const uint64 *hashes, int count, uint32 *partitions)
 	return found;
 }
 
+/*
+ * Lock the partitions of 1 to MAX_LOCKS hashes, the lowest first.  No other
+ * partition may be locked by this process.  Until partition_unlock() nothing
+ * may be done that can raise an ERROR, allocate or wait.
+ */
 void
 partition_lock(const uint64 *hashes, int count, LWLockMode mode)
 {
@@ -57,6 +63,7 @@ partition_lock(const uint64 *hashes, int count, LWLockMode mode)
 		LWLockAcquire(&partition_locks[partitions[i]].lock, mode);
 }
 
+/* Release what partition_lock() has locked for the same hashes. */
 void
 partition_unlock(const uint64 *hashes, int count)
 {
@@ -67,6 +74,10 @@ partition_unlock(const uint64 *hashes, int count)
 		LWLockRelease(&partition_locks[partitions[i]].lock);
 }
 
+/*
+ * Wait until all processes that hold the lock of a partition now have released
+ * it.  No lock may be held.
+ */
 void
 partition_pass_all(void)
 {
@@ -77,6 +88,10 @@ partition_pass_all(void)
 	}
 }
 
+/*
+ * Return whether this process holds the lock of the hash's partition, at least
+ * in this mode: for assertions.
+ */
 bool
 partition_locked(uint64 hash, LWLockMode mode)
 {

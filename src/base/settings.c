@@ -12,10 +12,10 @@
 #include "datatype/timestamp.h"
 #include "utils/guc.h"
 
-/* In kB: what block numbers of 32 bits can name. */
+/* This is as many kB as block numbers of 32 bits can name. */
 #define MAX_MEMORY (512 * 1024 * 1024)
 
-/* In kB, too. */
+/* This is in kB, too. */
 #define MAX_LOG_BUFFER (16 * 1024 * 1024)
 
 #define DEFAULT_RETENTION (62 * HOURS_PER_DAY * MINS_PER_HOUR)
@@ -33,7 +33,7 @@ int			tierlimit_ipv6_prefix = 64;
 bool		tierlimit_enabled = true;
 char	   *tierlimit_now = "";
 
-/* For pre_request() only, which is SQL. */
+/* These are for pre_request() only, which is SQL. */
 static char *api_key_header;
 static int	trusted_proxies;
 
@@ -50,9 +50,9 @@ static const struct config_enum_entry log_failure_policies[] = {
 };
 
 /*
- * Accept what timestamptz accepts.  As with recovery_target_time, the string
- * is only parsed here, since what it means may depend on TimeZone and
- * DateStyle, which may not be set yet.
+ * Accept what timestamptz accepts: the check hook of tierlimit.now.  As with
+ * recovery_target_time, the string is only parsed here, since what it means
+ * may depend on TimeZone and DateStyle, which may not be set yet.
  */
 static bool
 check_now(char **newval, void **extra, GucSource source)
@@ -78,6 +78,10 @@ check_now(char **newval, void **extra, GucSource source)
 	return true;
 }
 
+/*
+ * Define the parameters.  Called from _PG_init(), while libraries are
+ * preloaded.
+ */
 void
 settings_define(void)
 {
@@ -170,8 +174,8 @@ settings_define(void)
 							 NULL, NULL, NULL);
 
 	/*
-	 * Whoever may set these in a session, which a pool hands on to the next
-	 * caller, could be counted as another one.
+	 * A user that may set these in a session, which a pool hands on to the
+	 * next caller, could be counted as another one.
 	 */
 	DefineCustomStringVariable("tierlimit.api_key_header",
 							   "Sets the request header in which pre_request() finds the API key.",
@@ -200,6 +204,11 @@ settings_define(void)
 	MarkGUCPrefixReserved("tierlimit");
 }
 
+/*
+ * Turn off the timeouts that the server, a database or a role sets, so that
+ * they end neither the process nor its transactions.  For background workers,
+ * before they connect.
+ */
 void
 settings_turn_timeouts_off(void)
 {
@@ -208,7 +217,7 @@ settings_turn_timeouts_off(void)
 		"idle_in_transaction_session_timeout"
 	};
 
-	/* Not every version has all of them. */
+	/* Some versions don't have all of them. */
 	for (size_t i = 0; i < lengthof(timeouts); i++)
 		if (GetConfigOption(timeouts[i], true, false) != NULL)
 			SetConfigOption(timeouts[i], "0", PGC_SUSET, PGC_S_OVERRIDE);

@@ -10,6 +10,7 @@
 
 #include "datatype/timestamp.h"
 
+/* The values of tierlimit.durability. */
 typedef enum Durability
 {
 	DURABILITY_ASYNC,			/* an answer does not wait for the log */
@@ -17,15 +18,16 @@ typedef enum Durability
 } Durability;
 
 /*
- * A call waits so long for others, be it for the log writer or for a lock on a
- * table, and then ends with an ERROR.
+ * A call waits so long, in microseconds, for other processes, be it for the
+ * log writer or for a lock on a table, and then ends with an ERROR.
  */
 #define CALL_PATIENCE (10 * INT64CONST(1000000))
 
+/* The values of tierlimit.on_log_failure. */
 typedef enum LogFailurePolicy
 {
 	LOG_FAILURE_CONTINUE,		/* calls go on until the buffer is full */
-	LOG_FAILURE_WAIT			/* and wait when the oldest row is overdue */
+	LOG_FAILURE_WAIT			/* calls wait when the oldest row is overdue */
 } LogFailurePolicy;
 
 extern int	tierlimit_memory;	/* shared memory for windows, in kB */
@@ -41,20 +43,14 @@ extern int	tierlimit_ipv6_prefix;	/* bits of an address that count */
 extern bool tierlimit_enabled;
 extern char *tierlimit_now;		/* "" or a valid timestamptz */
 
-/* How long a request_id makes a retry safe, in microseconds. */
+/* Return for how long a request_id makes a retry safe, in microseconds. */
 static inline int64
 request_memory(void)
 {
 	return tierlimit_request_memory * USECS_PER_SEC;
 }
 
-/* Define the parameters; from _PG_init, while libraries are preloaded. */
 extern void settings_define(void);
-
-/*
- * For our background workers, before they connect: no timeout that the server,
- * a database or a role sets ends their transactions, or them.
- */
 extern void settings_turn_timeouts_off(void);
 
 #endif							/* TIERLIMIT_SETTINGS_H */

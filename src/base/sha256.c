@@ -6,7 +6,7 @@
  * The server's own interface, cryptohash.h, asks OpenSSL for the algorithm by
  * its name each time, which takes several times as long as the sum of a secret
  * itself: of a call of authorize() over the wire, 2.7 us of 35.  So where the
- * server was built with OpenSSL we ask for it once a session.
+ * server was built with OpenSSL the algorithm is asked for once a session.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,6 +25,10 @@
 #define find_algorithm() EVP_sha256()
 #endif
 
+/*
+ * Put the SHA-256 of so many bytes into the digest, PG_SHA256_DIGEST_LENGTH
+ * bytes.  Raises an ERROR if the library fails.
+ */
 void
 sha256(const char *bytes, int length, uint8 *digest)
 {
@@ -48,6 +52,7 @@ sha256(const char *bytes, int length, uint8 *digest)
 
 #include "common/cryptohash.h"
 
+/* This is sha256() where the server was built without OpenSSL. */
 void
 sha256(const char *bytes, int length, uint8 *digest)
 {

@@ -10,7 +10,6 @@
 
 #include "common/sha2.h"
 
-/* PG_SHA256_DIGEST_LENGTH bytes; raises an ERROR if the library fails. */
 extern void sha256(const char *bytes, int length, uint8 *digest);
 
 #endif							/* TIERLIMIT_SHA256_H */

@@ -1,21 +1,22 @@
 /*-------------------------------------------------------------------------
  *
  * spi.c
- *		Reading tables, and writing the log's.
+ *		Reading tables by SQL, and writing those of the log.
  *
  * The configuration and the log are read by SQL, in the way that a foreign key
  * reads the table it refers to: as their owner, so that callers need no right
- * on them, and in the latest snapshot, since a change binds from its commit on
- * also those whose transaction has an older one.
+ * on them, and in the latest snapshot, since a change binds all sessions from
+ * its commit on, also those whose transaction has an older snapshot.
  *
- * The log has many partitions, a year's and more, of which a query wants those of
- * some days.  A plan that leaves that to its execution has all of them in it:
- * their locks, their memory, and the time to plan for them.  So the days are
- * constants of the query's text, and there is a plan for each that was lately
- * used; most calls of a day, of keys of a tier, want the same.
+ * The log has many partitions, a year's and more, of which a query wants those
+ * of some days.  A plan that leaves that to its execution has all of them in
+ * it: their locks, their memory, and the time to plan for them.  So the days
+ * are constants of the query's text, and there is a plan for each range that
+ * was lately used; most calls of a day, of keys of a tier, want the same
+ * range.
  *
- * Whoever waits for a lock on these tables waits for as long as for the log's
- * writer, unless a shorter lock_timeout is in force.
+ * A session that waits for a lock on these tables waits for as long as for the
+ * log's writer, unless a shorter lock_timeout is in force.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,13 +32,15 @@
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
-/* A plan for a query of the log; query NULL: none. */
+/*
+ * A plan for a query of some days of the log; query NULL: the place is free.
+ */
 typedef struct DaysPlan
 {
 	const SpiStatement *query;
 	LogDays		days;
 	SPIPlanPtr	plan;
-	uint64		used;			/* days_plans_used, the last time */
+	uint64		used;			/* days_plans_used when it was last used */
 } DaysPlan;
 
 #define MAX_DAYS_PLANS 64
@@ -45,13 +48,14 @@ typedef struct DaysPlan
 static DaysPlan days_plans[MAX_DAYS_PLANS];
 static uint64 days_plans_used = 0;
 
-/* Days that timestamps have. */
+/* The days that timestamps have. */
 #define FIRST_DAY (DATETIME_MIN_JULIAN - POSTGRES_EPOCH_JDATE)
 #define LAST_DAY (TIMESTAMP_END_JULIAN - POSTGRES_EPOCH_JDATE)
 
 /*
- * Run as the owner, and so that nothing that somebody made run with it can
- * leave anything behind, such as a trigger for the end of the transaction.
+ * Become the owner of the tables, in such a way that nothing that a user made
+ * run with a query can leave anything behind, such as a trigger for the end of
+ * the transaction.
  */
 static void
 become_owner(Oid *role, int *security)
@@ -63,7 +67,9 @@ become_owner(Oid *role, int *security)
 						   SECURITY_NOFORCE_RLS);
 }
 
-/* For good: the same plan will do, whatever the arguments. */
+/*
+ * Prepare a statement for good: the same plan will do, whatever the arguments.
+ */
 static SPIPlanPtr
 prepare(const char *text, SpiStatement *statement)
 {
@@ -76,6 +82,7 @@ prepare(const char *text, SpiStatement *statement)
 	return plan;
 }
 
+/* Return the plan of a statement, which is prepared at first use. */
 static SPIPlanPtr
 plan_of(SpiStatement *statement)
 {
@@ -84,7 +91,10 @@ plan_of(SpiStatement *statement)
 	return statement->plan;
 }
 
-/* What the planner finds to be a constant, whatever the session's settings. */
+/*
+ * Append a condition with a day, in a form that the planner finds to be a
+ * constant, whatever the session's settings.
+ */
 static void
 append_day(StringInfo text, const char *operator, int32 day)
 {
@@ -94,6 +104,7 @@ append_day(StringInfo text, const char *operator, int32 day)
 					 operator, day);
 }
 
+/* Return the text of a query with the condition for some days. */
 static char *
 text_for_days(const SpiStatement *query, LogDays days)
 {
@@ -101,7 +112,7 @@ text_for_days(const SpiStatement *query, LogDays days)
 
 	initStringInfo(&condition);
 	appendStringInfoString(&condition, "true");
-	/* Before the first time and behind the last one there is nothing, either. */
+	/* There is nothing before the first time, nor after the last one. */
 	if (days.first > FIRST_DAY)
 		append_day(&condition, ">=", days.first);
 	if (days.end < LAST_DAY)
@@ -109,7 +120,10 @@ text_for_days(const SpiStatement *query, LogDays days)
 	return psprintf(query->text, condition.data);
 }
 
-/* The plan for a query of some days, in place of the one used longest ago. */
+/*
+ * Return the plan for a query of some days, which may replace the one that was
+ * used longest ago.
+ */
 static SPIPlanPtr
 plan_for_days(SpiStatement *query, LogDays days)
 {
@@ -143,6 +157,7 @@ plan_for_days(SpiStatement *query, LogDays days)
 	return found->plan;
 }
 
+/* Return the day of a time. */
 int32
 spi_day(TimestampTz at)
 {
@@ -151,6 +166,13 @@ spi_day(TimestampTz at)
 	return (int32) day;
 }
 
+/*
+ * Begin a series of queries, until spi_end().  They see the newest committed
+ * state and this transaction's own changes, whatever its isolation level.  The
+ * current memory context is SPI's until then; rows are in SPI_tuptable.  No
+ * lock may be held.  After an ERROR, the abort of the (sub)transaction does
+ * what spi_end() would have done.
+ */
 void
 spi_begin(SpiReading *reading)
 {
@@ -160,6 +182,7 @@ spi_begin(SpiReading *reading)
 	reading->snapshot = GetActiveSnapshot();
 }
 
+/* Run a plan of a SELECT, in the snapshot of the series. */
 static void
 run_plan(SpiReading *reading, SPIPlanPtr plan, Datum *args)
 {
@@ -169,9 +192,10 @@ run_plan(SpiReading *reading, SPIPlanPtr plan, Datum *args)
 }
 
 /*
- * Read some days of the log, and release the locks that it took rather than keep
- * them until the end of the caller's transaction, which may be far away: the
- * maintenance of the log waits for these, and there are not so many to be had.
+ * Read some days of the log, and release the locks that this took rather than
+ * keep them until the end of the caller's transaction, which may be far away:
+ * the maintenance of the log waits for these locks, and there are not so many
+ * to be had.
  */
 static void
 run_and_unlock(SpiReading *reading, SpiStatement *query, LogDays days, Datum *args)
@@ -188,7 +212,7 @@ run_and_unlock(SpiReading *reading, SpiStatement *query, LogDays days, Datum *ar
 	ResourceOwnerDelete(ours);
 }
 
-/* In place of the ERROR of a lock_timeout, where that is ours. */
+/* Raise an ERROR in place of that of a lock_timeout, where that is ours. */
 static void
 report_impatience(const char *what, MemoryContext context)
 {
@@ -206,9 +230,9 @@ report_impatience(const char *what, MemoryContext context)
 
 /*
  * Run a query, of these days of the log or (NULL) of other tables.  Where the
- * caller's lock_timeout is longer than a call may wait, ours holds meanwhile:
- * nothing looks at the parameter but the wait for a lock, so its variable will
- * do.  An ERROR leaves all as it was.
+ * caller's lock_timeout is longer than a call may wait, ours is in force
+ * meanwhile: nothing looks at the parameter but the wait for a lock, so it is
+ * enough to set its variable.  An ERROR leaves that as it was.
  */
 static void
 run(SpiReading *reading, SpiStatement *query, const LogDays *days, Datum *args)
@@ -241,18 +265,31 @@ run(SpiReading *reading, SpiStatement *query, const LogDays *days, Datum *args)
 	LockTimeout = timeout;
 }
 
+/*
+ * Run a query of the configuration, between spi_begin() and spi_end().  Raises
+ * an ERROR if it fails, or waits for a lock for CALL_PATIENCE.
+ */
 void
 spi_run(SpiReading *reading, SpiStatement *query, Datum *args)
 {
 	run(reading, query, NULL, args);
 }
 
+/*
+ * Run a query of these days of the log, between spi_begin() and spi_end().
+ * Raises an ERROR if it fails, or waits for a lock for CALL_PATIENCE.
+ */
 void
 spi_run_log(SpiReading *reading, SpiStatement *query, LogDays days, Datum *args)
 {
 	run(reading, query, &days, args);
 }
 
+/*
+ * Run a statement that changes tables, as their owner, in the running
+ * transaction.  Returns the number of rows; raises an ERROR if it fails.  No
+ * lock may be held.
+ */
 uint64
 spi_write(SpiStatement *statement, Datum *args)
 {
@@ -270,6 +307,7 @@ spi_write(SpiStatement *statement, Datum *args)
 	return rows;
 }
 
+/* End a series of queries. */
 void
 spi_end(SpiReading *reading)
 {
@@ -278,6 +316,10 @@ spi_end(SpiReading *reading)
 	SPI_finish();
 }
 
+/*
+ * Return column number column (from 1) of a row (from 0) of SPI_tuptable;
+ * fallback for NULL.
+ */
 Datum
 spi_value(int row, int column, Datum fallback)
 {
@@ -288,6 +330,10 @@ spi_value(int row, int column, Datum fallback)
 	return isnull ? fallback : value;
 }
 
+/*
+ * Return a column of a row of SPI_tuptable as a string in the current memory
+ * context; NULL for NULL.
+ */
 char *
 spi_string(int row, int column)
 {
@@ -296,6 +342,10 @@ spi_string(int row, int column)
 	return value == (Datum) 0 ? NULL : TextDatumGetCString(value);
 }
 
+/*
+ * Return a column of a row of SPI_tuptable as a text in the memory context
+ * that spi_begin() was called in; NULL for NULL.
+ */
 text *
 spi_text(int row, int column)
 {
