@@ -1,55 +1,56 @@
 /*-------------------------------------------------------------------------
  *
  * apikey.c
- *		What the table api_key says about a key, remembered for all sessions.
+ *		The rows of the table api_key, remembered for all sessions.
  *
  * A key is looked up by its name, or by the hash of its secret; what is said
  * of names here holds for hashes as well: each has a record of its own.
  *
- * There may be millions of keys, so no backend remembers them for itself:
- * what was read of a key's row, or that it has none, is kept with its subject
- * in shared memory, once for everybody.  It is a cache: the sweep may drop it
+ * There may be millions of keys, so no backend remembers them for itself: what
+ * was read of a key's row, or that it has none, is kept with its subject in
+ * shared memory, once for all backends.  It is a cache: the sweep may drop it
  * at any time.
  *
  * Changes.  The server's own invalidation messages name relations, not rows;
- * one sign-up would make every session look up every key again.  So it is
- * transaction ids that tell here.  A trigger on api_key sets the mark that the
- * key hashes to (some other keys share it) to its transaction's id, and counts
- * the mark's generation up, before the row changes and whether or not the
- * transaction will commit.  A record is good only for the generation that it
- * was read in.  Once the mark is set:
+ * one sign-up would make every session look up every key again.  So
+ * transaction ids tell of changes here.  A trigger on api_key sets the mark
+ * that the key hashes to (some other keys share it) to its transaction's id,
+ * and counts the mark's generation up, before the row changes and whether or
+ * not the transaction will commit.  A record is good only for the generation
+ * that it was read in.  Once the mark is set:
  *
  *	- while the transaction runs (prepared counts as running), every call of a
  *	  key with that mark reads the table: the transaction itself sees its
- *	  change, others don't, and nobody keeps what they read;
- *	- after it ended, the next one to read keeps the record again.  It took its
- *	  snapshot after it saw that the transaction had ended, so that it sees
- *	  what that one did.
+ *	  change, other sessions don't, and none keeps what it read;
+ *	- after it ended, the next session to read keeps the record again.  That
+ *	  session took its snapshot after it saw that the transaction had ended, so
+ *	  that it sees what the transaction did.
  *
  * No message has to arrive, so there is no moment at which a session has not
- * heard yet.  Of two transactions that set one mark at a time it keeps only
- * the newer id; then records are kept again once all that are older
- * than the reader's snapshot have ended.  ("several")
+ * heard yet.  Of two transactions that set one mark at a time the mark keeps
+ * only the newer id; then records are kept again once all transactions that
+ * are older than the reader's snapshot have ended.  ("several")
  *
- * Rows can also change without the trigger: by TRUNCATE, by an ALTER TABLE that
- * writes the table anew, while somebody has disabled the trigger.  All these
- * change the table's definition, of which PostgreSQL's own messages tell.  So a
- * record is good only for the definition that it was read under, and none is kept
- * while the trigger is disabled (api_key_version in installation.h).
+ * Rows can also change without the trigger: by TRUNCATE, by an ALTER TABLE
+ * that writes the table anew, or while the trigger is disabled.  All these
+ * change the table's definition, of which PostgreSQL's own messages tell.  So
+ * a record is good only for the definition that it was read under, and none is
+ * kept while the trigger is disabled (api_key_version in installation.h).
  *
- * Which transactions may change a key unseen?  Those that did so before shared
- * memory was set up and yet live: prepared ones.  Where these are enabled,
- * nothing is kept until all that ran at the first look-up have ended.
+ * The only transactions that may change a key unseen are those that did so
+ * before shared memory was set up and still run: prepared ones.  Where these
+ * are enabled, nothing is kept until all that ran at the first look-up have
+ * ended.
  *
- * A key that is deleted and made anew starts afresh.  So the mark tells its last
- * deletion, too: who reads the table next, by the name or by a secret of it,
- * forgets what had been counted before that.
+ * A key that is deleted and made anew starts afresh.  So the mark tells of its
+ * last deletion, too: the session that reads the table next, by the name or by
+ * a secret of the key, forgets what had been counted before that.
  *
  * On a standby there are no marks, hence nothing is kept; peek and usage read
  * the table each time.
  *
- * Locks: that of the key's partition, SHARED to use a record, EXCLUSIVE to
- * keep one or to mark.  Never held while reading the table.
+ * Locks: the lock of the key's partition is taken SHARED to use a record,
+ * EXCLUSIVE to keep one or to mark.  It is never held while the table is read.
  *
  *-------------------------------------------------------------------------
  */
@@ -72,8 +73,8 @@
 #include "utils/timestamp.h"
 
 /*
- * A record as it is kept: this, followed by the strings' bytes.  A key's name
- * is not repeated in its own.
+ * A record as it is kept: this, followed by the strings' bytes.  The name of a
+ * key is not repeated in the key's own record.
  */
 typedef struct PackedRecord
 {
@@ -101,6 +102,7 @@ static SpiStatement secret_query = {
 	KEY_COLUMNS "key_hash OPERATOR(pg_catalog.=) $1", 1, {BYTEAOID}, NULL
 };
 
+/* Set a record to that of a key that has no row. */
 static void
 set_unregistered(ApiKeyRow *record)
 {
@@ -109,6 +111,7 @@ set_unregistered(ApiKeyRow *record)
 	strcpy(record->timezone, "UTC");
 }
 
+/* Write a string, and return its end. */
 static char *
 pack_string(char *to, const char *from, uint8 length)
 {
@@ -116,6 +119,7 @@ pack_string(char *to, const char *from, uint8 length)
 	return to + length;
 }
 
+/* Read a string of so many bytes, and return its end. */
 static const char *
 unpack_string(char *to, const char *from, uint8 length)
 {
@@ -124,6 +128,9 @@ unpack_string(char *to, const char *from, uint8 length)
 	return from + length;
 }
 
+/*
+ * Write a record as bytes, at most MAX_PACKED, and return how many they are.
+ */
 static int
 pack(const SubjectName *key, const ApiKeyRow *record, char *packed)
 {
@@ -146,6 +153,7 @@ pack(const SubjectName *key, const ApiKeyRow *record, char *packed)
 	return at - packed;
 }
 
+/* Read a packed record. */
 static void
 unpack(const char *packed, ApiKeyRow *record)
 {
@@ -163,7 +171,10 @@ unpack(const char *packed, ApiKeyRow *record)
 	unpack_string(record->account, at, head.account_length);
 }
 
-/* Use what is remembered, if it is still good.  Returns the mark as well. */
+/*
+ * Get a record from memory, if it is still good for the table's definition.
+ * Returns false if there is none.  Sets *mark to the key's mark in any case.
+ */
 static bool
 recall(const SubjectName *key, uint32 definition, ApiKeyRow *record, ChangeMark *mark)
 {
@@ -188,6 +199,7 @@ recall(const SubjectName *key, uint32 definition, ApiKeyRow *record, ChangeMark 
 	return state != RECORD_UNKNOWN;
 }
 
+/* Return the status that a text stands for. */
 static KeyStatus
 parse_status(const char *status)
 {
@@ -200,6 +212,7 @@ parse_status(const char *status)
 	return KEY_DISABLED;
 }
 
+/* Read the row that the query returned. */
 static void
 read_row(ApiKeyRow *record)
 {
@@ -267,8 +280,8 @@ none_runs_since_start(Snapshot snapshot)
 }
 
 /*
- * Whether an id is so old that ids have wrapped around since; then it looks
- * like one of the future.
+ * Return whether an id is so old that ids have wrapped around since: then it
+ * looks like one of the future.
  */
 static bool
 is_ancient(TransactionId xid)
@@ -276,7 +289,7 @@ is_ancient(TransactionId xid)
 	return TransactionIdFollowsOrEquals(xid, ReadNextTransactionId());
 }
 
-/* Whether it is one that may yet run. */
+/* Return whether an id is that of a transaction that may still run. */
 static bool
 is_recent(TransactionId xid)
 {
@@ -284,8 +297,8 @@ is_recent(TransactionId xid)
 }
 
 /*
- * Read the table; returns whether what it says may be kept.  What is older than
- * *xmin had ended before.
+ * Read the table, and return whether what it says may be kept.  Sets *xmin:
+ * all transactions that are older had ended before.
  */
 static bool
 read_table(const SubjectName *key, const ChangeMark *mark, ApiKeyRow *record,
@@ -296,7 +309,7 @@ read_table(const SubjectName *key, const ChangeMark *mark, ApiKeyRow *record,
 	bool		changed = is_recent(mark->changed_by);
 	bool		ended;
 
-	/* These have to be asked before the snapshot is taken. */
+	/* This has to be asked before the snapshot is taken. */
 	ended = !RecoveryInProgress();
 	if (changed && !mark->several)
 		ended = ended && !TransactionIdIsInProgress(mark->changed_by);
@@ -308,7 +321,7 @@ read_table(const SubjectName *key, const ChangeMark *mark, ApiKeyRow *record,
 	ended = ended && none_runs_since_start(reading.snapshot);
 	*xmin = reading.snapshot->xmin;
 
-	/* A bytea looks like a text. */
+	/* A bytea has the same form as a text. */
 	name = PointerGetDatum(cstring_to_text_with_len(key->name, key->length));
 	spi_run(&reading,
 			key->kind == SUBJECT_SECRET ? &secret_query : &key_query, &name);
@@ -321,9 +334,9 @@ read_table(const SubjectName *key, const ChangeMark *mark, ApiKeyRow *record,
 }
 
 /*
- * Remember a record that was read under this mark, unless it was set
- * again meanwhile: then the next call has to read again.  False if
- * there is no room.
+ * Keep a record that was read under this mark and definition, unless the mark
+ * was set again meanwhile: then the next call has to read again.  Returns
+ * false if there is no room.
  */
 static bool
 keep(const SubjectName *key, uint32 definition, const ChangeMark *mark,
@@ -336,11 +349,14 @@ keep(const SubjectName *key, uint32 definition, const ChangeMark *mark,
 	Subject    *subject;
 	bool		fits;
 
+	/* Look at the mark again, and gather the blocks. */
 	partition_lock(&key->hash, 1, LW_EXCLUSIVE);
 	now = store_mark(key->hash);
 	fits = pool_fill(&store->pool, &spare,
 					 subject_blocks(key) + record_blocks(key, length),
 					 partition_of(key->hash));
+
+	/* Nothing was changed since: keep the record, and clear the mark. */
 	if (fits && now->generation == mark->generation)
 	{
 		subject = subject_find(key);
@@ -354,14 +370,16 @@ keep(const SubjectName *key, uint32 definition, const ChangeMark *mark,
 		now->changed_by = InvalidTransactionId;
 		now->several = false;
 	}
+
+	/* Return the blocks that were not needed. */
 	pool_return(&store->pool, &spare, partition_of(key->hash));
 	partition_unlock(&key->hash, 1);
 	return fits;
 }
 
 /*
- * Whether windows that were filled in one generation may lack a deletion up to
- * another one.  (Generations may wrap around.)
+ * Return whether windows that were filled in one generation may lack a deletion
+ * up to another one.  (Generations may wrap around.)
  */
 static bool
 is_before(uint32 generation, uint32 deletion)
@@ -394,8 +412,8 @@ read_mark(const SubjectName *key, ChangeMark *mark, uint32 *generation)
 }
 
 /*
- * Drop its windows, which then know of the deletions up to a generation; false if
- * somebody else has claimed them.
+ * Drop the windows of a key, which then know of the deletions up to a generation.
+ * Returns false if another session has claimed them.
  */
 static bool
 try_forget(const SubjectName *key, uint32 known)
@@ -405,6 +423,8 @@ try_forget(const SubjectName *key, uint32 known)
 	bool		claimed;
 
 	partition_lock(&key->hash, 1, LW_EXCLUSIVE);
+
+	/* Drop what was counted, unless a session is filling or comparing it. */
 	subject = subject_find(key);
 	claimed = subject != NULL && subject->claimed;
 	if (subject != NULL && !claimed)
@@ -413,7 +433,7 @@ try_forget(const SubjectName *key, uint32 known)
 		subject_set_record(subject, RECORD_UNKNOWN, NULL, 0, &spare);
 		if (is_before(subject->record_generation, known))
 			subject->record_generation = known;
-		subject->gave_back = true;	/* also what has a request_id */
+		subject->gave_back = true;	/* calls with a request_id, too */
 	}
 	pool_return(&store->pool, &spare, partition_of(key->hash));
 	partition_unlock(&key->hash, 1);
@@ -448,7 +468,7 @@ forget_deleted(const SubjectName *key, TransactionId xmin)
 		claim_wait(key);
 }
 
-/* The key that a row of the table is about. */
+/* Return the name of the key that a row of the table is about. */
 static SubjectName
 key_of(const SubjectName *looked_up, const ApiKeyRow *record)
 {
@@ -457,6 +477,12 @@ key_of(const SubjectName *looked_up, const ApiKeyRow *record)
 					   strlen(record->name));
 }
 
+/*
+ * Look a key up, by its name (SUBJECT_KEY) or the hash of its secret
+ * (SUBJECT_SECRET), in memory or else in the table.  The answer is that of the
+ * newest committed state, or of this transaction's own changes.  May read the
+ * table, wait for claims and raise an ERROR; no lock may be held.
+ */
 void
 apikey_look_up(const SubjectName *key, ApiKeyRow *record)
 {
@@ -467,6 +493,8 @@ apikey_look_up(const SubjectName *key, ApiKeyRow *record)
 
 	if (recall(key, definition, record, &mark))
 		return;
+
+	/* Memory doesn't know: read the table, without a lock. */
 	ended = read_table(key, &mark, record, &xmin);
 	if (key->kind == SUBJECT_KEY || record->registered)
 	{
@@ -474,17 +502,24 @@ apikey_look_up(const SubjectName *key, ApiKeyRow *record)
 
 		forget_deleted(&subject, xmin);
 	}
+
+	/* Remember what was read, if it may be kept. */
 	if (ended && definition != 0 &&
 		!keep(key, definition, &mark, record) && sweep_for_room(clock_read()))
 		keep(key, definition, &mark, record);
 }
 
+/*
+ * Put what api_key.key_hash keeps of a secret into hash, KEY_HASH_LENGTH
+ * bytes.
+ */
 void
 apikey_hash_secret(const text *secret, uint8 *hash)
 {
 	sha256(VARDATA_ANY(secret), VARSIZE_ANY_EXHDR(secret), hash);
 }
 
+/* Note in a mark that a transaction changes a key. */
 static void
 set_mark(ChangeMark *mark, TransactionId by)
 {
@@ -499,6 +534,10 @@ set_mark(ChangeMark *mark, TransactionId by)
 	}
 }
 
+/*
+ * Note that this transaction changes the row of a key, or of a secret.  Has to
+ * be called before the row changes; no lock may be held.
+ */
 void
 apikey_change(const SubjectName *key)
 {
@@ -527,6 +566,7 @@ earlier_deletions(const ChangeMark *mark)
 	return earlier;
 }
 
+/* Note in a mark that a transaction deletes a key. */
 static void
 set_mark_deleted(ChangeMark *mark, TransactionId by, EarlierDeletions earlier)
 {
@@ -546,6 +586,10 @@ set_mark_deleted(ChangeMark *mark, TransactionId by, EarlierDeletions earlier)
 	mark->deleted_in = mark->generation;
 }
 
+/*
+ * Note that this transaction deletes the row of a key.  Has to be called
+ * before the row is deleted; no lock may be held.
+ */
 void
 apikey_delete(const SubjectName *key)
 {
@@ -562,6 +606,10 @@ apikey_delete(const SubjectName *key)
 	partition_unlock(&key->hash, 1);
 }
 
+/*
+ * Note that this transaction deletes the rows of all keys.  Each partition is
+ * locked in turn; no lock may be held.
+ */
 void
 apikey_delete_all(void)
 {

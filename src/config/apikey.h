@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * apikey.h
- *		What the table api_key says about a key, remembered for all sessions.
+ *		The rows of the table api_key, remembered for all sessions.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,6 +13,7 @@
 #include "datatype/timestamp.h"
 #include "store/subject.h"
 
+/* The values of api_key.status. */
 typedef enum KeyStatus
 {
 	KEY_ACTIVE,
@@ -37,21 +38,9 @@ typedef struct ApiKeyRow
 	char		account[MAX_NAME_LENGTH + 1];	/* "": none */
 } ApiKeyRow;
 
-/*
- * Look a key up, by its name (SUBJECT_KEY) or the hash of its secret
- * (SUBJECT_SECRET), in memory or else in the table.  The answer is that of the
- * newest committed state, or of this transaction's own changes.  No lock may
- * be held.
- */
 extern void apikey_look_up(const SubjectName *key, ApiKeyRow *record);
-
-/* What api_key.key_hash keeps of a secret: KEY_HASH_LENGTH bytes. */
 extern void apikey_hash_secret(const text *secret, uint8 *hash);
-
-/* This transaction has changed the row of a key, or of a secret. */
 extern void apikey_change(const SubjectName *key);
-
-/* It has deleted the row of a key; or all of them. */
 extern void apikey_delete(const SubjectName *key);
 extern void apikey_delete_all(void);
 

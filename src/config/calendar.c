@@ -4,11 +4,12 @@
  *		Calendar periods: the current hour, day, month, ... since an anchor.
  *
  * Period number k begins k lengths after the anchor, and is always computed
- * from the anchor itself: what began on the 31st comes back to the 31st after
- * a shorter month.  Days and longer are counted on the wall clock of the zone,
- * so that they keep their time of day over a change to or from summer time;
- * hours and minutes are stretches of real time.  A wall-clock time that a
- * change skips or repeats is understood as PostgreSQL understands it on input.
+ * from the anchor itself: a period that began on the 31st comes back to the
+ * 31st after a shorter month.  Days and longer periods are counted on the wall
+ * clock of the zone, so that they keep their time of day over a change to or
+ * from summer time; hours and minutes are intervals of real time.  A
+ * wall-clock time that a change skips or repeats is understood as PostgreSQL
+ * understands it on input.
  *
  *-------------------------------------------------------------------------
  */
@@ -31,6 +32,7 @@ typedef struct WallClock
 	fsec_t		fsec;
 } WallClock;
 
+/* Return a time zone; NULL if the server does not know it. */
 static pg_tz *
 find_timezone(const char *timezone)
 {
@@ -42,7 +44,7 @@ find_timezone(const char *timezone)
 /* The names of all time zones, in lower case. */
 static HTAB *timezone_names = NULL;
 
-/* Read them, which opens hundreds of files. */
+/* Read the names of all time zones, which opens hundreds of files. */
 static void
 read_timezone_names(void)
 {
@@ -70,7 +72,11 @@ read_timezone_names(void)
 	timezone_names = names;
 }
 
-/* The default costs nothing; names may have come since we have read them. */
+/*
+ * Return whether the server knows a time zone by this name.  The default costs
+ * nothing; for another one the names are read, again where it is not among
+ * them, since it may have come meanwhile.
+ */
 bool
 calendar_knows_timezone(const char *timezone)
 {
@@ -86,6 +92,10 @@ calendar_knows_timezone(const char *timezone)
 	return hash_search(timezone_names, key, HASH_FIND, NULL) != NULL;
 }
 
+/*
+ * Return a number that tells calendars apart: those with equal anchor and zone
+ * have the same.
+ */
 uint64
 calendar_phase(TimestampTz anchor, const char *timezone)
 {
@@ -93,7 +103,10 @@ calendar_phase(TimestampTz anchor, const char *timezone)
 							   strlen(timezone), (uint64) anchor);
 }
 
-/* The first microsecond of a wall-clock time; the end of time beyond that. */
+/*
+ * Return the first microsecond of a wall-clock time; the end of time for one
+ * beyond that.
+ */
 static TimestampTz
 to_timestamp(const WallClock *wall, struct pg_tm *tm)
 {
@@ -105,6 +118,10 @@ to_timestamp(const WallClock *wall, struct pg_tm *tm)
 	return result;
 }
 
+/*
+ * Return what a zone's wall clock shows at a time.  Raises an ERROR if that is
+ * out of range.
+ */
 static WallClock
 wall_clock(TimestampTz at, pg_tz *zone)
 {
@@ -118,6 +135,7 @@ wall_clock(TimestampTz at, pg_tz *zone)
 	return wall;
 }
 
+/* Return what a zone's wall clock shows at the anchor. */
 static WallClock
 anchor_clock(TimestampTz anchor, pg_tz *zone)
 {
@@ -132,13 +150,14 @@ anchor_clock(TimestampTz anchor, pg_tz *zone)
 	return wall;
 }
 
+/* Return a / b, rounded down. */
 static int64
 floor_divide(int64 a, int64 b)
 {
 	return a / b - (a % b < 0 ? 1 : 0);
 }
 
-/* When period number k begins. */
+/* Return when period number k begins. */
 static TimestampTz
 period_start(const Interval *length, const WallClock *anchor, int64 k)
 {
@@ -162,7 +181,7 @@ period_start(const Interval *length, const WallClock *anchor, int64 k)
 	return to_timestamp(anchor, &tm);
 }
 
-/* The number of the period that now is in, give or take one. */
+/* Return the number of the period that now is in, give or take one. */
 static int64
 estimate_number(const Interval *length, const WallClock *anchor,
 				const WallClock *now)
@@ -179,6 +198,13 @@ estimate_number(const Interval *length, const WallClock *anchor,
 						length->day);
 }
 
+/*
+ * Return the period that contains now, of those that follow each other from
+ * the anchor (DT_NOBEGIN: 2001-01-01 00:00, a Monday) in both directions.  The
+ * length has one of the fields month, day and time, the others are 0.  Loads
+ * the time zone if it is not loaded, so no lock may be held.  Raises an ERROR
+ * if there is no such time zone.
+ */
 Span
 calendar_span(const Interval *length, TimestampTz anchor,
 			  const char *timezone, TimestampTz now)

@@ -4,8 +4,9 @@
  *		The triggers by which the configuration tables tell of changes, and
  *		check what SQL alone can't.
  *
- * Those that tell fire ALWAYS, so that also changes applied by logical
- * replication do.  All work where the library is not preloaded, too.
+ * Triggers that tell of changes fire ALWAYS, so that they also do for changes
+ * that logical replication applies.  All of them work where the library is not
+ * preloaded, too.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,8 +33,10 @@ PG_FUNCTION_INFO_V1(tierlimit_key_changed_1_0);
 PG_FUNCTION_INFO_V1(tierlimit_key_deleted_1_0);
 
 /*
- * The trigger functions are for our own tables, and some for one of them only
- * (NULL: any): others have not the columns that they look at.
+ * Return the data of the trigger that a function is called for.  The functions
+ * are for the extension's own tables, and some for one of them only (NULL:
+ * any): other tables have not the columns that they look at.  Raises an ERROR
+ * for these.
  */
 static TriggerData *
 trigger_data(FunctionCallInfo fcinfo, const char *table)
@@ -59,20 +62,24 @@ trigger_data(FunctionCallInfo fcinfo, const char *table)
 	return data;
 }
 
+/* Return whether a trigger is on a table of this name. */
 static bool
 is_on(const TriggerData *data, const char *table)
 {
 	return strcmp(RelationGetRelationName(data->tg_relation), table) == 0;
 }
 
-/* What was accepted where it comes from is not asked again. */
+/*
+ * Return whether the change is replicated: what was accepted where it comes
+ * from is not checked again.
+ */
 static bool
 is_replicated(void)
 {
 	return SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA;
 }
 
-/* Whether there is a row that is new, or has new values. */
+/* Return whether there is a row that is new, or has new values. */
 static bool
 has_new_row(const TriggerData *data)
 {
@@ -80,6 +87,7 @@ has_new_row(const TriggerData *data)
 		!TRIGGER_FIRED_BY_DELETE(data->tg_event);
 }
 
+/* Return the row that is new, or has new values. */
 static HeapTuple
 new_row(const TriggerData *data)
 {
@@ -87,7 +95,7 @@ new_row(const TriggerData *data)
 		: data->tg_trigtuple;
 }
 
-/* What a trigger returns: before a row, the row; after it, nothing. */
+/* Return what a trigger returns: before a row, the row; after it, nothing. */
 static Datum
 trigger_result(const TriggerData *data)
 {
@@ -98,7 +106,7 @@ trigger_result(const TriggerData *data)
 	return PointerGetDatum(data->tg_trigtuple);
 }
 
-/* A text column of a row of the trigger's table; NULL for NULL. */
+/* Return a text column of a row of the trigger's table; NULL for NULL. */
 static text *
 column_of(const TriggerData *data, HeapTuple row, const char *column)
 {
@@ -111,8 +119,9 @@ column_of(const TriggerData *data, HeapTuple row, const char *column)
 }
 
 /*
- * The row with a whole number in a column, which is a numeric: one that is a
- * bigint would have a fraction rounded before anybody could object.
+ * Return the row with a whole number in a column, which is a numeric: a column
+ * that is a bigint would have a fraction rounded before it could be refused.
+ * Raises an ERROR if the number has a fraction.
  */
 static HeapTuple
 require_whole(const TriggerData *data, HeapTuple row, const char *column)
@@ -136,7 +145,10 @@ require_whole(const TriggerData *data, HeapTuple row, const char *column)
 	return heap_modify_tuple_by_cols(row, desc, 1, &number, &whole, &isnull);
 }
 
-/* A pattern that matches nothing would leave out, or price, nothing. */
+/*
+ * Raise an ERROR if the pattern in a row can match nothing: it would leave
+ * out, or price, nothing.
+ */
 static void
 require_pattern(const TriggerData *data, HeapTuple row)
 {
@@ -150,7 +162,10 @@ require_pattern(const TriggerData *data, HeapTuple row)
 				 errdetail("Paths are matched in their normal form, without query, and without empty and dot segments.")));
 }
 
-/* Before a row of these tables gets these values. */
+/*
+ * Check a row before these tables get it, and return it as they are to have
+ * it.
+ */
 static HeapTuple
 check_row(const TriggerData *data, HeapTuple row)
 {
@@ -165,8 +180,8 @@ check_row(const TriggerData *data, HeapTuple row)
 }
 
 /*
- * Before and after each row of the tables that tiers.c reads, and after
- * TRUNCATE of them.
+ * Tell of a change of the tables that tiers.c reads: a trigger before and
+ * after each row of them, and after TRUNCATE.
  */
 Datum
 tierlimit_tiers_changed_1_0(PG_FUNCTION_ARGS)
@@ -183,7 +198,10 @@ tierlimit_tiers_changed_1_0(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-/* Tell apikey.c of what is known by this column's value, in its way. */
+/*
+ * Tell apikey.c, by one of its functions, of the record that is known by this
+ * column's value.
+ */
 static void
 tell_of_record(const TriggerData *data, HeapTuple row, const char *column,
 			   SubjectKind kind, void (*tell) (const SubjectName *))
@@ -191,7 +209,7 @@ tell_of_record(const TriggerData *data, HeapTuple row, const char *column,
 	text	   *name = column_of(data, row, column);
 	SubjectName subject;
 
-	/* Before a row is checked it can have a name that no key has. */
+	/* A row that is not checked yet can have a name that no key has. */
 	if (name == NULL || VARSIZE_ANY_EXHDR(name) == 0 ||
 		VARSIZE_ANY_EXHDR(name) > MAX_NAME_LENGTH)
 		return;
@@ -200,6 +218,7 @@ tell_of_record(const TriggerData *data, HeapTuple row, const char *column,
 	tell(&subject);
 }
 
+/* Tell apikey.c of a change of a row, by its name and by its secret. */
 static void
 change_key(const TriggerData *data, HeapTuple row)
 {
@@ -209,7 +228,9 @@ change_key(const TriggerData *data, HeapTuple row)
 	tell_of_record(data, row, "key_hash", SUBJECT_SECRET, apikey_change);
 }
 
-/* Tell apikey.c what happens to a row. */
+/*
+ * Tell apikey.c what happens to a row: of an update, to both of its versions.
+ */
 static void
 change_keys(const TriggerData *data)
 {
@@ -221,6 +242,7 @@ change_keys(const TriggerData *data)
 		change_key(data, data->tg_newtuple);
 }
 
+/* Return whether a text column gets another value. */
 static bool
 is_changed(const TriggerData *data, const char *column)
 {
@@ -236,9 +258,9 @@ is_changed(const TriggerData *data, const char *column)
 }
 
 /*
- * That a time zone exists is nothing that a CHECK could ask the server.  Only its
- * names will do: of what else the server accepts, '+03' is three hours west, and
- * '+99' is nowhere.
+ * Raise an ERROR if a row gets a time zone that does not exist, for which a
+ * CHECK could not ask the server.  Only names of zones will do: of what else
+ * the server accepts, '+03' is three hours west, and '+99' is nowhere.
  */
 static void
 require_timezone(const TriggerData *data)
@@ -254,7 +276,10 @@ require_timezone(const TriggerData *data)
 				 errhint("Use a name of the view pg_timezone_names.")));
 }
 
-/* Windows, log and sums know a key by its name, so that it can't have another. */
+/*
+ * Raise an ERROR if a key gets another name, since windows, log and sums know
+ * it by its name.
+ */
 static void
 require_name(const TriggerData *data)
 {
@@ -268,7 +293,10 @@ require_name(const TriggerData *data)
 				 errhint("Register a new key. Keys with the same account share what is counted.")));
 }
 
-/* Before and after each row of api_key; see apikey.c. */
+/*
+ * Tell of a change of api_key: a trigger before and after each row; see
+ * apikey.c.
+ */
 Datum
 tierlimit_key_changed_1_0(PG_FUNCTION_ARGS)
 {
@@ -285,12 +313,13 @@ tierlimit_key_changed_1_0(PG_FUNCTION_ARGS)
 }
 
 /*
- * A key that is deleted and made anew starts afresh: a row of the log, written by
- * the transaction that deletes it, says that all before is forgotten, as that of a
- * reset does.  It gives nothing back, since what was used has to be paid.
+ * A key that is deleted and made anew starts afresh: a row of the log, written
+ * by the transaction that deletes it, says that all before is forgotten, as
+ * the row of a reset does.  It gives nothing back, since what was used has to
+ * be paid.
  *
- * While that transaction runs the key goes on: so the row is written as late as
- * can be, when it commits.
+ * While that transaction runs the key goes on: so the row is written as late
+ * as can be, when the transaction commits.
  */
 static SpiStatement forget_statement = {
 	"INSERT INTO tierlimit.request_log"
@@ -298,7 +327,10 @@ static SpiStatement forget_statement = {
 	" VALUES ($1, $2, $3, 0, 0, 0, 0)", 3, {TIMESTAMPTZOID, TEXTOID, TEXTOID}, NULL
 };
 
-/* The row has to be read: not a sum of its minute, should there be one already. */
+/*
+ * That row has to be read itself, rather than a sum of its minute, should
+ * there be one already.
+ */
 static SpiStatement unsum_statement = {
 	"DELETE FROM tierlimit.usage_minute"
 	" WHERE subject OPERATOR(pg_catalog.=) $2 AND NOT is_account"
@@ -319,7 +351,8 @@ static SpiStatement later_query = {
 };
 
 /*
- * When the newest row of a key is, of those between two times, or the first of these.
+ * Return when the newest row of a key is, of those between two times; the
+ * first of these times if there is none.
  */
 static TimestampTz
 newest_row(const text *key, TimestampTz since, TimestampTz until)
@@ -340,8 +373,8 @@ newest_row(const text *key, TimestampTz since, TimestampTz until)
 }
 
 /*
- * After all that is counted for a key, also by a clock that was wrong; by the clock
- * that the key has decided by last.
+ * Return a time after all that is counted for a key, also by a clock that was
+ * wrong; it is of the clock that the key has decided by last.
  */
 static TimestampTz
 time_to_forget(const text *key)
@@ -367,6 +400,7 @@ time_to_forget(const text *key)
 					  : clock.now + CLOCK_TOLERANCE);
 }
 
+/* Write the row that says that all before is forgotten for a key. */
 static void
 forget_key(text *key, text *tier)
 {
@@ -379,6 +413,7 @@ forget_key(text *key, text *tier)
 	spi_write(&unsum_statement, args);
 }
 
+/* Write such a row for each key, and tell apikey.c that all are deleted. */
 static void
 forget_all_keys(void)
 {
@@ -395,7 +430,10 @@ forget_all_keys(void)
 		apikey_delete_all();
 }
 
-/* When a transaction that has deleted rows of api_key commits; before TRUNCATE. */
+/*
+ * Have deleted keys start afresh: a trigger when a transaction commits that
+ * has deleted rows of api_key, and before TRUNCATE.
+ */
 Datum
 tierlimit_key_deleted_1_0(PG_FUNCTION_ARGS)
 {

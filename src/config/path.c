@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * path.c
- *		One spelling for each path.
+ *		The normal form of paths, which is one spelling for each.
  *
  * Callers choose how a path is spelt, and servers understand many spellings of
- * one: /public/../admin is /admin, and so is /%61dmin.  If lists and prices were
- * asked for what the caller wrote, the caller would choose what is included and
- * what it costs.  So a path has a normal form, after RFC 3986:
+ * one: /public/../admin is /admin, and so is /%61dmin.  If lists and prices
+ * were asked for the text that the caller wrote, the caller would choose what
+ * is included and what it costs.  So a path has a normal form, after RFC 3986:
  *
  *	- it ends before the query or the fragment;
  *	- a character that may stand in a segment stands as itself, any other byte
@@ -18,13 +18,13 @@
  *	- empty segments are left out, but a slash at the end stays;
  *	- then "." and ".." are resolved (section 5.2.4); above the root is the root.
  *
- * An encoded slash or backslash stays encoded, within its segment, and a backslash
- * is encoded.  Some servers take these for slashes, so that /public/..%2Fadmin is
- * /admin to them: path_with_slashes() says what they see, and lists and prices
- * are asked for both.
+ * An encoded slash or backslash stays encoded, within its segment, and a
+ * backslash is encoded.  Some servers take these for slashes, so that
+ * /public/..%2Fadmin is /admin to them: path_with_slashes() says what they
+ * see, and lists and prices are asked for both.
  *
- * A method in front, as in "GET /items", stays.  What else does not begin with a
- * slash is a name of the service's own, and left alone.
+ * A method in front, as in "GET /items", stays.  Any other endpoint that does
+ * not begin with a slash is a name of the service's own, and left alone.
  *
  *-------------------------------------------------------------------------
  */
@@ -36,7 +36,10 @@
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 
-/* What may stand in a segment as it is: pchar (RFC 3986, section 3.3). */
+/*
+ * Return whether a character may stand in a segment as it is: pchar (RFC 3986,
+ * section 3.3).
+ */
 static inline bool
 is_segment_char(unsigned char c)
 {
@@ -45,7 +48,10 @@ is_segment_char(unsigned char c)
 		(c != '\0' && strchr("-._~!$&'()*+,;=:@", c) != NULL);
 }
 
-/* The length of a method and the space behind it, in front of a path; or 0. */
+/*
+ * Return the length of a method in front of a path, with the space after it;
+ * or 0.
+ */
 static int
 method_length(const char *bytes, int length)
 {
@@ -57,7 +63,10 @@ method_length(const char *bytes, int length)
 		? i + 1 : 0;
 }
 
-/* Mostly a path is in its normal form already; it does not take long to see. */
+/*
+ * Return whether a path is in normal form, as it mostly is: that does not take
+ * long to see.  False may be wrong.
+ */
 static bool
 is_normal(const char *bytes, int length)
 {
@@ -72,6 +81,7 @@ is_normal(const char *bytes, int length)
 	return true;
 }
 
+/* Return the value of a hexadecimal digit; -1 if it is none. */
 static int
 hex_digit(char c)
 {
@@ -80,7 +90,10 @@ hex_digit(char c)
 		: c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
-/* The byte that %XX at this place stands for; -1 if that is none. */
+/*
+ * Return the byte that %XX at this place stands for; -1 if there is no such
+ * thing.
+ */
 static int
 decode(const char *at, const char *end)
 {
@@ -91,8 +104,8 @@ decode(const char *at, const char *end)
 }
 
 /*
- * Append bytes, each spelt as it is in a path; those of literal stay.  They are
- * UTF-8.
+ * Append bytes, which are UTF-8, each spelt as it is in a path.  Those of
+ * literal stay as they are.
  */
 static void
 append_spelt(StringInfo path, const char *bytes, int length,
@@ -117,7 +130,7 @@ append_spelt(StringInfo path, const char *bytes, int length,
 
 /*
  * Append a path, from its first slash to its end, without empty and dot
- * segments.  What was in front of it stays.
+ * segments.  What is in the buffer before it stays.
  */
 static void
 append_resolved(StringInfo out, const char *path)
@@ -145,19 +158,27 @@ append_resolved(StringInfo out, const char *path)
 	}
 }
 
-/* In UTF-8, whatever the database's encoding is. */
+/* Return bytes in UTF-8, whatever the database's encoding is. */
 static char *
 to_utf8(const char *bytes, int *length)
 {
 	char	   *utf8 = pnstrdup(bytes, *length);
 
-	/* Of SQL_ASCII nobody knows what it is in, and it would be checked. */
+	/*
+	 * It is not known in which encoding a text of SQL_ASCII is, and a
+	 * conversion would check it.
+	 */
 	if (GetDatabaseEncoding() != PG_SQL_ASCII)
 		utf8 = pg_server_to_any(utf8, *length, PG_UTF8);
 	*length = strlen(utf8);
 	return utf8;
 }
 
+/*
+ * Return an endpoint as prices, lists and the log know it: a path in normal
+ * form, or anything else as it is.  The result may be the same text; NULL for
+ * NULL.
+ */
 const text *
 path_normal(const text *endpoint)
 {
@@ -186,6 +207,10 @@ path_normal(const text *endpoint)
 	return cstring_to_text_with_len(normal.data, normal.len);
 }
 
+/*
+ * Return what a server sees in a path in normal form that takes encoded
+ * slashes, and backslashes, for slashes; NULL if there are none.
+ */
 const text *
 path_with_slashes(const text *path)
 {
@@ -217,8 +242,9 @@ path_with_slashes(const text *path)
 }
 
 /*
- * Of a pattern only the characters: its segments may be half ones, and what can
- * be no path matches none.
+ * Return a pattern of paths with its characters spelt as those of a path are.
+ * The characters only: a pattern may end within a segment, and one that can be
+ * no path matches none.
  */
 char *
 path_pattern(const char *pattern)
@@ -238,8 +264,8 @@ path_pattern(const char *pattern)
 }
 
 /*
- * Whether any endpoint can match a pattern: one of a path has to be in normal
- * form, with some rest in place of a trailing *.
+ * Return whether any endpoint can match a pattern: the pattern of a path has
+ * to be in normal form, with some rest in place of a trailing *.
  */
 bool
 path_pattern_is_normal(const char *pattern)

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * pattern.c
- *		Patterns of endpoints: which one matches best?
+ *		Sets of patterns of endpoints, and which one matches best.
  *
- * A hash table has all patterns, those with a trailing * by what is in front
- * of it.  An endpoint is looked up whole, and then by its beginnings, of the
- * lengths that patterns have, the longest first: so the cost goes with the
+ * A hash table has all patterns; those with a trailing * are found by the text
+ * before it.  An endpoint is looked up whole, and then by its beginnings, of
+ * the lengths that patterns have, the longest first: so the cost goes with the
  * number of different lengths, not with the number of patterns.
  *
  *-------------------------------------------------------------------------
@@ -32,6 +32,7 @@ typedef struct PatternEntry
 	char		status;			/* simplehash's */
 } PatternEntry;
 
+/* Return the hash of a pattern. */
 static inline uint32
 hash_pattern(PatternKey key)
 {
@@ -39,6 +40,7 @@ hash_pattern(PatternKey key)
 		key.is_prefix;
 }
 
+/* Return whether two patterns are the same. */
 static inline bool
 same_pattern(PatternKey a, PatternKey b)
 {
@@ -72,6 +74,7 @@ struct PatternSet
 	int		   *lengths;		/* of prefixes, the longest first */
 };
 
+/* Return an empty set, which is allocated in this memory context. */
 PatternSet *
 pattern_create(MemoryContext context)
 {
@@ -105,6 +108,11 @@ add_length(PatternSet *set, int length)
 	set->nlengths++;
 }
 
+/*
+ * Add a pattern with a value to a set; adding it again replaces its value.  A
+ * trailing * stands for any rest.  Characters may be spelt in any way that
+ * path.h knows.
+ */
 void
 pattern_add(PatternSet *set, const char *pattern, int64 value)
 {
@@ -124,7 +132,7 @@ pattern_add(PatternSet *set, const char *pattern, int64 value)
 	pfree(spelt);
 }
 
-/* The longest pattern that matches; NULL if none does. */
+/* Return the entry of the longest pattern that matches; NULL if none does. */
 static const PatternEntry *
 find_entry(const PatternSet *set, const char *endpoint, int length)
 {
@@ -141,6 +149,10 @@ find_entry(const PatternSet *set, const char *endpoint, int length)
 	return entry;
 }
 
+/*
+ * Set *value to that of the longest pattern that matches.  Returns false if
+ * none does.
+ */
 bool
 pattern_find(const PatternSet *set, const char *endpoint, int length,
 			 int64 *value)
@@ -152,6 +164,10 @@ pattern_find(const PatternSet *set, const char *endpoint, int length,
 	return entry != NULL;
 }
 
+/*
+ * Return the longest pattern that matches, as it was written; NULL if none
+ * does.
+ */
 const char *
 pattern_name(const PatternSet *set, const char *endpoint, int length)
 {

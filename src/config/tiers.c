@@ -5,14 +5,14 @@
  *		this session remembers them.
  *
  * A session reads a tier when it is asked for it, and remembers it, or that
- * there is none, until some tier changes.  Prices and error codes, which each
- * call needs, it reads at once, and again when they change.
+ * there is none, until some tier changes.  It reads prices and error codes,
+ * which each call needs, at once, and again when they change.
  *
- * Triggers on the tables invalidate their relcache entries; that
- * message arrives, with PostgreSQL's own machinery, in the changing session
- * at once and in all others, also on a standby, at commit or COMMIT PREPARED.
- * Our callback only marks what we have as stale, since it may run at any time,
- * even while we read.
+ * Triggers on the tables invalidate their relcache entries; that message
+ * arrives, with PostgreSQL's own machinery, in the changing session at once
+ * and in all others, also on a standby, at commit or COMMIT PREPARED.  Our
+ * callback only marks what is remembered as stale, since it may run at any
+ * time, even while tables are read.
  *
  * Memory: what is remembered of each kind hangs off one context below
  * CacheMemoryContext, which is replaced as a whole.
@@ -44,11 +44,11 @@ typedef struct TierEntry
 {
 	char		name[MAX_KEY];	/* hash key */
 	int			length;			/* of the name */
-	bool		exists;			/* if not, there is no more */
+	bool		exists;			/* if not, nothing else is set */
 	Tier		tier;
 } TierEntry;
 
-/* What is remembered together, and forgotten. */
+/* The parts, each of which is remembered, and forgotten, as a whole. */
 typedef enum Part
 {
 	PART_TIERS,
@@ -61,8 +61,8 @@ typedef enum Part
 typedef struct Memory
 {
 	MemoryContext context;		/* NULL: nothing has been read yet */
-	uint64		is_of;			/* number of changes that it knows of */
-	uint64		changes;		/* invalidations that concern it, so far */
+	uint64		is_of;			/* how many changes it knows of */
+	uint64		changes;		/* invalidations that concern it so far */
 } Memory;
 
 static Memory memories[NUM_PARTS] = {
@@ -72,14 +72,18 @@ static Memory memories[NUM_PARTS] = {
 	[PART_PATTERNS] = {.changes = 1}
 };
 
-/* All invalidations so far, and how many of them have been seen to. */
+/*
+ * All invalidations so far, and how many of them the session has caught up
+ * with.
+ */
 static uint64 all_changes = 1;
 static uint64 seen_changes = 0;
 
-/* PART_TIERS */
-static HTAB *tiers;				/* of TierEntry, as far as asked for */
+/* These are PART_TIERS. */
+static HTAB *tiers;				/* TierEntries, as far as asked for */
 static int	absent;				/* how many of them don't exist */
-static TierEntry *last_found;	/* mostly the next one, too; or NULL */
+static TierEntry *last_found;	/* the last one, mostly the next one, too; or
+								 * NULL */
 static const TierEntry *address_tier;	/* if known; NULL: there is none */
 static bool address_tier_known;
 
@@ -90,7 +94,7 @@ static PatternSet *patterns;	/* PART_PATTERNS: of all tables */
 static struct Watched
 {
 	const char *name;
-	Part		parts[2];		/* that change with the table */
+	Part		parts[2];		/* those that change with the table */
 	Oid			relid;
 }			watched[] = {
 	{"tier", {PART_TIERS, PART_TIERS}, InvalidOid},
@@ -131,6 +135,10 @@ static SpiStatement pattern_query = {
 	" UNION SELECT endpoint FROM tierlimit.tier_endpoint", 0, {0}, NULL
 };
 
+/*
+ * Note that a table may have changed: a relcache callback, which looks nothing
+ * up.
+ */
 static void
 on_relcache_invalidation(Datum arg, Oid relid)
 {
@@ -145,12 +153,14 @@ on_relcache_invalidation(Datum arg, Oid relid)
 		}
 }
 
+/* Watch for changes.  Called from _PG_init(). */
 void
 tiers_init(void)
 {
 	CacheRegisterRelcacheCallback(on_relcache_invalidation, (Datum) 0);
 }
 
+/* Return an empty hash table in this memory context. */
 static HTAB *
 create_table(const char *name, Size keysize, Size entrysize, int flags,
 			 MemoryContext context)
@@ -164,7 +174,7 @@ create_table(const char *name, Size keysize, Size entrysize, int flags,
 	return hash_create(name, 64, &control, HASH_ELEM | HASH_CONTEXT | flags);
 }
 
-/* A text column, copied to the context. */
+/* Return a text column, copied to the context. */
 static Datum
 copy_text(int row, int column, MemoryContext context)
 {
@@ -185,7 +195,10 @@ const char *const tiers_kind_names[] = {
 	[WINDOW_CALENDAR] = "calendar"
 };
 
-/* "NULL = by period", but those of addresses have a code of their own. */
+/*
+ * Return the error code of a limit that names none, which goes by its period;
+ * those of addresses have a code of their own.
+ */
 static int32
 default_error_code(const char *tier, int64 period_us)
 {
@@ -195,6 +208,7 @@ default_error_code(const char *tier, int64 period_us)
 		: period_us <= USECS_PER_DAY ? ERROR_DAILY_LIMIT : ERROR_MONTHLY_LIMIT;
 }
 
+/* Return the limit in a row of the query's result. */
 static TierLimit
 read_limit(int row, MemoryContext context)
 {
@@ -218,6 +232,7 @@ read_limit(int row, MemoryContext context)
 	return limit;
 }
 
+/* Compare two limits, the shortest first, for qsort(). */
 static int
 compare_limits(const void *a, const void *b)
 {
@@ -232,10 +247,11 @@ compare_limits(const void *a, const void *b)
 }
 
 /*
- * What a refund gives back is what is counted, be it requests or credits.  Of a
- * tier that limits only one of them it has to know the other as well: so there
- * is one more window, like its longest limit.  Calls do not ask for it; whoever
- * gives back does, and from then on it is counted until it has run empty.
+ * Add the refund window to a tier that needs one.  A refund gives back what is
+ * counted, be it requests or credits.  Of a tier that limits only one of them
+ * it has to know the other as well: so there is one more window, like its
+ * longest limit.  Calls do not ask for that window; a refund does, and from
+ * then on it is counted until it has run empty.
  */
 static void
 add_refund_window(Tier *tier)
@@ -256,7 +272,7 @@ add_refund_window(Tier *tier)
 	tier->nwindows++;
 }
 
-/* A tier that was asked for, by its rows. */
+/* Make a tier of the rows of the query's result. */
 static void
 make_tier(Tier *tier, int rows, MemoryContext context)
 {
@@ -276,6 +292,7 @@ make_tier(Tier *tier, int rows, MemoryContext context)
 		tier->has_calendar |= tier->limits[i].kind == WINDOW_CALENDAR;
 }
 
+/* Raise the ERROR about a tier with too many limits. */
 static void
 report_too_many_limits(const char *tier)
 {
@@ -285,6 +302,11 @@ report_too_many_limits(const char *tier)
 			 errdetail("A tier has at most %d limits.", MAX_LIMITS)));
 }
 
+/*
+ * Raise an ERROR if this transaction has given the tier more limits than
+ * MAX_LIMITS.  (Two transactions at once could still do so; then tiers_find()
+ * raises it.)  No lock may be held.
+ */
 void
 tiers_require_few_limits(const text *tier)
 {
@@ -298,7 +320,10 @@ tiers_require_few_limits(const text *tier)
 	spi_end(&reading);
 }
 
-/* A tier without rows includes all endpoints. */
+/*
+ * Return the endpoints that a tier includes; NULL for a tier without rows,
+ * which includes all.
+ */
 static PatternSet *
 read_endpoints(SpiReading *reading, Datum tier, MemoryContext context)
 {
@@ -314,7 +339,7 @@ read_endpoints(SpiReading *reading, Datum tier, MemoryContext context)
 	return set;
 }
 
-/* Read a tier; false if there is none. */
+/* Read a tier.  Returns false if there is none. */
 static bool
 read_tier(const char *name, Tier *tier)
 {
@@ -337,8 +362,9 @@ read_tier(const char *name, Tier *tier)
 }
 
 /*
- * A tier, or the lack of one; NULL for a lack that is not remembered.  What is
- * read just when it changes is remembered, but forgotten with the next refresh.
+ * Return the entry of a tier, or of the lack of one; NULL for a lack that is
+ * not remembered.  A tier that is read just when it changes is remembered, but
+ * forgotten with the next refresh.
  */
 static TierEntry *
 find_entry(const char *name)
@@ -360,6 +386,7 @@ find_entry(const char *name)
 	return entry;
 }
 
+/* Return all error codes, in this memory context. */
 static HTAB *
 read_error_codes(SpiReading *reading, MemoryContext context)
 {
@@ -379,7 +406,10 @@ read_error_codes(SpiReading *reading, MemoryContext context)
 	return codes;
 }
 
-/* Patterns; without a second column, their values don't matter. */
+/*
+ * Return the patterns that a query finds, in this memory context.  The second
+ * column is their value; without it values don't matter.
+ */
 static PatternSet *
 read_patterns(SpiReading *reading, SpiStatement *query, MemoryContext context)
 {
@@ -422,8 +452,8 @@ read_part(Part part, SpiReading *reading, MemoryContext context)
 
 /*
  * Read a part anew if it is stale, into a context that dies with the
- * transaction unless all goes well.  More changes may come while we read: they
- * are for the next time.
+ * transaction unless all goes well.  If more changes come meanwhile, they are
+ * for the next time.
  */
 static void
 refresh_part(Part part)
@@ -447,6 +477,7 @@ refresh_part(Part part)
 	memory->is_of = changes;
 }
 
+/* Find out which relations are watched. */
 static void
 watch_tables(void)
 {
@@ -456,6 +487,12 @@ watch_tables(void)
 		watched[i].relid = get_relname_relid(watched[i].name, schema);
 }
 
+/*
+ * Take notice of all changes that were committed until now, and of this
+ * transaction's own.  What the other functions return is valid until the next
+ * call of this one.  May read tables and raise an ERROR, so no lock may be
+ * held.
+ */
 void
 tiers_refresh(void)
 {
@@ -471,12 +508,17 @@ tiers_refresh(void)
 	}
 }
 
+/*
+ * Return which state of the tiers is remembered: another number for each
+ * state.
+ */
 uint64
 tiers_version(void)
 {
 	return memories[PART_TIERS].is_of;
 }
 
+/* Have the next tiers_refresh() forget the tiers in any case. */
 void
 tiers_forget(void)
 {
@@ -484,6 +526,7 @@ tiers_forget(void)
 	all_changes++;
 }
 
+/* Return the tier of an entry; NULL if there is none. */
 static const Tier *
 tier_of_entry(const TierEntry *entry)
 {
@@ -494,6 +537,11 @@ tier_of_entry(const TierEntry *entry)
 	return &entry->tier;
 }
 
+/*
+ * Find a tier by its name.  Returns NULL if there is none; raises an ERROR if
+ * it has more limits than MAX_LIMITS.  May read tables, so no lock may be
+ * held.
+ */
 const Tier *
 tiers_find(const char *name, int length)
 {
@@ -511,6 +559,10 @@ tiers_find(const char *name, int length)
 	return tier_of_entry(last_found);
 }
 
+/*
+ * Have the tier of addresses read now, so that it is of the same state as the
+ * tiers that were found before.  May read tables, so no lock may be held.
+ */
 void
 tiers_look_for_addresses(void)
 {
@@ -521,6 +573,10 @@ tiers_look_for_addresses(void)
 	}
 }
 
+/*
+ * Return the tier named ADDRESS_TIER, for which each call with an address
+ * asks; NULL if there is none.  May read tables, so no lock may be held.
+ */
 const Tier *
 tiers_for_addresses(void)
 {
@@ -528,6 +584,10 @@ tiers_for_addresses(void)
 	return tier_of_entry(address_tier);
 }
 
+/*
+ * Find a tier by its name, as tiers_find() does, and raise an ERROR if there
+ * is none.
+ */
 const Tier *
 tiers_require(const char *name, int length)
 {
@@ -542,6 +602,10 @@ tiers_require(const char *name, int length)
 	return tier;
 }
 
+/*
+ * Set *value to that of the longest pattern that matches an endpoint.  Returns
+ * false if none does.
+ */
 static bool
 find_pattern(const PatternSet *set, const text *endpoint, int64 *value)
 {
@@ -549,7 +613,10 @@ find_pattern(const PatternSet *set, const text *endpoint, int64 *value)
 						VARSIZE_ANY_EXHDR(endpoint), value);
 }
 
-/* However the server reads the path. */
+/*
+ * Return whether a tier includes an endpoint, however the server reads the
+ * path.  No endpoint (NULL) is only included where every one is.
+ */
 bool
 tiers_include(const Tier *tier, const text *endpoint)
 {
@@ -566,6 +633,11 @@ tiers_include(const Tier *tier, const text *endpoint)
 	return other == NULL || find_pattern(tier->endpoints, other, &value);
 }
 
+/*
+ * Return what a call of an endpoint costs if the caller does not say so, in
+ * credits: where servers may read the path in two ways, the higher price.  No
+ * endpoint (NULL) costs 1.
+ */
 int64
 tiers_price(const text *endpoint)
 {
@@ -581,6 +653,10 @@ tiers_price(const text *endpoint)
 	return Max(credits, other_credits);
 }
 
+/*
+ * Return the longest pattern of any table that matches an endpoint, as it was
+ * written; NULL if none does.  May read tables, so no lock may be held.
+ */
 text *
 tiers_pattern(const text *endpoint)
 {
@@ -593,6 +669,10 @@ tiers_pattern(const text *endpoint)
 	return name == NULL ? NULL : cstring_to_text(name);
 }
 
+/*
+ * Return an error code.  One that the table lacks gets a status, a name and a
+ * message as well.  Reads no table.
+ */
 ErrorCode
 tiers_error_code(int32 code)
 {

@@ -13,6 +13,7 @@
 #include "datatype/timestamp.h"
 #include "window/window.h"
 
+/* The units that limits count. */
 typedef enum Unit
 {
 	UNIT_REQUESTS,				/* a call counts 1 */
@@ -23,18 +24,25 @@ typedef enum Unit
 extern const char *const tiers_unit_names[];
 extern const char *const tiers_kind_names[];
 
-/* The tier whose limits are those of addresses; and of calls without a key. */
+/*
+ * The limits of addresses are those of the tier with the first name; calls
+ * without a key have the tier with the second one.
+ */
 #define ADDRESS_TIER "ip"
 #define ANONYMOUS_TIER "anonymous"
 
 #define MAX_TIER_LENGTH 63		/* bytes of its name */
 
-/* The limits of a tier are not more than this: work per call is bounded. */
+/*
+ * A tier has no more limits than this, so that the work per call is bounded
+ * ...
+ */
 #define MAX_LIMITS 32
 
-/* ... and one window that only those who give back ask for. */
+/* ... and one window more, which only refunds ask for. */
 #define MAX_WINDOWS (MAX_LIMITS + 1)
 
+/* A limit of a tier. */
 typedef struct TierLimit
 {
 	Datum		name;			/* text */
@@ -48,14 +56,15 @@ typedef struct TierLimit
 	int32		error_code;		/* of a denial */
 } TierLimit;
 
+/* A tier. */
 typedef struct Tier
 {
 	Datum		name;			/* text */
 	int			nlimits;		/* by period, the shortest first */
 	int			nwindows;		/* nlimits, or one more: see tiers.c */
-	bool		has_calendar;	/* any of the windows */
+	bool		has_calendar;	/* any of the windows is a calendar one */
 	TierLimit  *limits;			/* nwindows of them */
-	PatternSet *endpoints;		/* that it includes; NULL: all */
+	PatternSet *endpoints;		/* those that it includes; NULL: all */
 } Tier;
 
 /* The codes of refusals that are not about a limit. */
@@ -73,6 +82,7 @@ typedef struct Tier
 #define ERROR_MONTHLY_LIMIT 1010
 #define ERROR_ADDRESS_LIMIT 1011
 
+/* A row of the table error_code. */
 typedef struct ErrorCode
 {
 	int32		code;			/* hash key */
@@ -81,53 +91,18 @@ typedef struct ErrorCode
 	Datum		message;		/* text */
 } ErrorCode;
 
-/*
- * Take notice of all changes that were committed until now, and of this
- * transaction's own.  What the functions below return is valid until the next
- * call of this one.  Like those that find a tier, it may read tables, so no
- * lock may be held.
- */
 extern void tiers_refresh(void);
-
-/* Which state of the tiers is remembered: another number for each. */
 extern uint64 tiers_version(void);
-
-/* Have the next tiers_refresh() forget the tiers in any case. */
 extern void tiers_forget(void);
-
-/* Find a tier by name; if there is none: NULL, or an ERROR. */
 extern const Tier *tiers_find(const char *name, int length);
 extern const Tier *tiers_require(const char *name, int length);
-
-/* The one named ADDRESS_TIER, which each call with an address asks for. */
 extern const Tier *tiers_for_addresses(void);
-
-/* Have it read now, so that it is of the same state as what was found before. */
 extern void tiers_look_for_addresses(void);
-
-/*
- * Whether a tier includes an endpoint, and what a call of it costs if nobody
- * says so.  No endpoint (NULL) is only included where every one is.
- */
 extern bool tiers_include(const Tier *tier, const text *endpoint);
 extern int64 tiers_price(const text *endpoint);
-
-/*
- * The longest pattern of any table that matches an endpoint, as it was written;
- * NULL if none does.
- */
 extern text *tiers_pattern(const text *endpoint);
-
-/* An error code; one that the table lacks gets all of these as well. */
 extern ErrorCode tiers_error_code(int32 code);
-
-/*
- * Raise an ERROR if this transaction has given the tier more limits than
- * MAX_LIMITS.  (Two transactions at once could; then tiers_find() does.)
- */
 extern void tiers_require_few_limits(const text *tier);
-
-/* Watch for changes; from _PG_init. */
 extern void tiers_init(void);
 
 #endif							/* TIERLIMIT_TIERS_H */
