@@ -1,11 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * check.c
- *		What SQL calls to check, count and look at calls.
+ *		The SQL functions that check, count and look at calls.
  *
- * Each function looks at its arguments, has decide.c decide, and
- * returns rows.  What only says "no" to a caller of the API is a decision; what
- * is wrong with a call of ours is an ERROR, and then nothing has been counted.
+ * Each function looks at its arguments, has decide.c decide, and returns rows.
+ * What only says "no" to a caller of the API is a decision; what is wrong with
+ * a call of these functions is an ERROR, and then nothing has been counted,
+ * but for the calls that check_many() has decided before.
  *
  *-------------------------------------------------------------------------
  */
@@ -38,6 +39,7 @@ PG_FUNCTION_INFO_V1(tierlimit_reset_1_0);
 PG_FUNCTION_INFO_V1(tierlimit_usage_1_0);
 PG_FUNCTION_INFO_V1(tierlimit_endpoint_pattern_1_0);
 
+/* Raise an ERROR if the server is a standby. */
 static void
 require_primary(const char *function)
 {
@@ -49,14 +51,14 @@ require_primary(const char *function)
 				 errhint("Call it on the primary; tierlimit.peek() and tierlimit.usage() work on a standby.")));
 }
 
-/* A text argument, NULL if it is NULL. */
+/* Return a text argument; NULL for NULL. */
 static text *
 text_argument(FunctionCallInfo fcinfo, int n)
 {
 	return PG_ARGISNULL(n) ? NULL : PG_GETARG_TEXT_PP(n);
 }
 
-/* An amount, not negative. */
+/* Return an amount, and raise an ERROR if it is negative. */
 static int64
 require_amount(int64 amount, const char *argument)
 {
@@ -68,14 +70,14 @@ require_amount(int64 amount, const char *argument)
 	return amount;
 }
 
-/* A cost argument; 1 if it is NULL. */
+/* Return a cost argument; 1 if it is NULL. */
 static int64
 cost_argument(FunctionCallInfo fcinfo, int n)
 {
 	return require_amount(PG_ARGISNULL(n) ? 1 : PG_GETARG_INT64(n), "cost");
 }
 
-/* What a question costs; if NULL, it does not say. */
+/* Set what a question says of its cost: nothing, if the argument is NULL. */
 static void
 set_cost(Question *question, FunctionCallInfo fcinfo, int n)
 {
@@ -83,7 +85,10 @@ set_cost(Question *question, FunctionCallInfo fcinfo, int n)
 	question->cost = cost_argument(fcinfo, n);
 }
 
-/* For texts that are kept in memory. */
+/*
+ * Return a text that is kept in memory, and raise an ERROR if it is too long
+ * for that.
+ */
 static text *
 require_short(text *value, const char *argument)
 {
@@ -97,24 +102,26 @@ require_short(text *value, const char *argument)
 	return value;
 }
 
+/* Return an argument that is a key; NULL for NULL. */
 static text *
 key_argument(FunctionCallInfo fcinfo, int n)
 {
 	return require_short(text_argument(fcinfo, n), "key");
 }
 
+/* Return an argument that is a request_id; NULL if it is NULL or empty. */
 static text *
 request_id_argument(FunctionCallInfo fcinfo, int n)
 {
 	text	   *id = require_short(text_argument(fcinfo, n), "request_id");
 
-	/* An empty one is none. */
+	/* An empty request_id is none. */
 	return id == NULL || VARSIZE_ANY_EXHDR(id) == 0 ? NULL : id;
 }
 
 /*
- * An endpoint, in the normal form of a path: so that nobody chooses a price, or
- * a list to be on, by how it is spelt.
+ * Return an argument that is an endpoint, in the normal form of a path: so
+ * that no caller chooses a price, or a list to be on, by how a path is spelt.
  */
 static const text *
 endpoint_argument(FunctionCallInfo fcinfo, int n)
@@ -122,7 +129,7 @@ endpoint_argument(FunctionCallInfo fcinfo, int n)
 	return path_normal(text_argument(fcinfo, n));
 }
 
-/* For functions that are told, not asked: there must be a key. */
+/* Raise an ERROR if there is no key, for functions that can't do without. */
 static void
 require_key(const text *key)
 {
@@ -132,7 +139,7 @@ require_key(const text *key)
 				 errmsg("key must not be null or empty")));
 }
 
-/* _endpoint_pattern(endpoint) */
+/* The SQL function _endpoint_pattern(endpoint). */
 Datum
 tierlimit_endpoint_pattern_1_0(PG_FUNCTION_ARGS)
 {
@@ -143,7 +150,7 @@ tierlimit_endpoint_pattern_1_0(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(pattern);
 }
 
-/* authorize(api_key, endpoint, ip, cost, request_id) */
+/* The SQL function authorize(api_key, endpoint, ip, cost, request_id). */
 Datum
 tierlimit_authorize_1_0(PG_FUNCTION_ARGS)
 {
@@ -163,7 +170,7 @@ tierlimit_authorize_1_0(PG_FUNCTION_ARGS)
 	return decision_row(&decision);
 }
 
-/* check(key, tier, cost, endpoint, request_id) */
+/* The SQL function check(key, tier, cost, endpoint, request_id). */
 Datum
 tierlimit_check_1_0(PG_FUNCTION_ARGS)
 {
@@ -182,7 +189,7 @@ tierlimit_check_1_0(PG_FUNCTION_ARGS)
 	return decision_row(&decision);
 }
 
-/* peek(key, tier, cost) */
+/* The SQL function peek(key, tier, cost). */
 Datum
 tierlimit_peek_1_0(PG_FUNCTION_ARGS)
 {
@@ -197,13 +204,14 @@ tierlimit_peek_1_0(PG_FUNCTION_ARGS)
 	return decision_row(&decision);
 }
 
-/* How far an array of calls has come. */
+/* How far check_many() has come with an array of calls. */
 typedef struct Progress
 {
 	int			decided;
 	int			admitted;
 } Progress;
 
+/* Decide one call of an array, and put its row into the result. */
 static void
 put_decision(ReturnSetInfo *result, const Question *question,
 			 volatile Progress *progress)
@@ -220,8 +228,8 @@ put_decision(ReturnSetInfo *result, const Question *question,
 }
 
 /*
- * Raise the current ERROR again.  It undoes nothing, so it says what was counted
- * of the array before it.
+ * Raise the current ERROR again, with what was counted of the array before it,
+ * since it undoes nothing of that.
  */
 static void
 raise_with_progress(MemoryContext context, Progress progress, int count)
@@ -241,7 +249,7 @@ raise_with_progress(MemoryContext context, Progress progress, int count)
 	ReThrowError(error);
 }
 
-/* check_many(keys, tier, cost) */
+/* The SQL function check_many(keys, tier, cost). */
 Datum
 tierlimit_check_many_1_0(PG_FUNCTION_ARGS)
 {
@@ -285,7 +293,10 @@ tierlimit_check_many_1_0(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* Whether it is an address, and no key that was ever called has that name. */
+/*
+ * Return whether a text is an address, and no key that was ever called has
+ * that name.
+ */
 static bool
 names_address(const text *key, const Policy *policy)
 {
@@ -295,7 +306,7 @@ names_address(const text *key, const Policy *policy)
 		rebuild_tier(&policy->charge.subject) == NULL;
 }
 
-/* The address, or the first one of the network, that a text names. */
+/* Return the address, or the first one of the network, that a text names. */
 static inet *
 address_inet(const text *value)
 {
@@ -306,9 +317,10 @@ address_inet(const text *value)
 }
 
 /*
- * Find out whose windows a key's are, to change them.  One that is not
- * registered has those of the tier that it was last called under; or else,
- * of a tier that is gone, what is in memory.
+ * Find out which subject's windows a key has, to change them, and return the
+ * row to be logged.  A key that is not registered has the windows of the tier
+ * that it was last called under; or else, if that tier is gone, what is in
+ * memory.
  */
 static LogRow
 policy_for_change(const text *key, Policy *policy)
@@ -339,7 +351,7 @@ policy_for_change(const text *key, Policy *policy)
 	return row;
 }
 
-/* refund(key, cost, requests, request_id) */
+/* The SQL function refund(key, cost, requests, request_id). */
 Datum
 tierlimit_refund_1_0(PG_FUNCTION_ARGS)
 {
@@ -366,7 +378,7 @@ tierlimit_refund_1_0(PG_FUNCTION_ARGS)
 	PG_RETURN_INT64(credits);
 }
 
-/* reset(key) */
+/* The SQL function reset(key). */
 Datum
 tierlimit_reset_1_0(PG_FUNCTION_ARGS)
 {
@@ -384,7 +396,7 @@ tierlimit_reset_1_0(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* The columns of usage(): one row a limit. */
+/* Put the row of usage() for one limit into the result. */
 static void
 put_usage(ReturnSetInfo *result, const TierLimit *limit, LimitUse use)
 {
@@ -404,6 +416,7 @@ put_usage(ReturnSetInfo *result, const TierLimit *limit, LimitUse use)
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 }
 
+/* Return whether a tier has this name, or none was asked for. */
 static bool
 is_named(const text *value, const char *name)
 {
@@ -411,7 +424,10 @@ is_named(const text *value, const char *name)
 							 memcmp(VARDATA_ANY(value), name, strlen(name)) == 0);
 }
 
-/* Add what an address is counted as under a tier, if that is the one asked for. */
+/*
+ * Set the charge of an address, as a kind of subject, under a tier, if that
+ * tier exists and is asked for.  Returns the number of charges that were set.
+ */
 static int
 add_address_charge(Charge *charge, SubjectKind kind, const char *name,
 				   const char *tier_name, const text *asked)
@@ -425,9 +441,9 @@ add_address_charge(Charge *charge, SubjectKind kind, const char *name,
 }
 
 /*
- * Whose windows a key's are; or, where no key has that name, an address's: as
- * one that calls come from, and as a caller without a key.  Returns how many
- * charges there are.
+ * Set the charges whose windows a key has; or, where no key has that name,
+ * those of an address: as one that calls come from, and as a caller without a
+ * key.  Returns how many charges there are.
  */
 static int
 charges_for_usage(const text *key, const text *tier, Policy *policy,
@@ -450,7 +466,7 @@ charges_for_usage(const text *key, const text *tier, Policy *policy,
 	return count;
 }
 
-/* usage(key, tier) */
+/* The SQL function usage(key, tier). */
 Datum
 tierlimit_usage_1_0(PG_FUNCTION_ARGS)
 {
@@ -470,6 +486,8 @@ tierlimit_usage_1_0(PG_FUNCTION_ARGS)
 	count = charges_for_usage(key, text_argument(fcinfo, 1), &policy, charges);
 	for (int i = 0; i < count; i++)
 		limiter_usage(&charges[i], policy.clock, uses[i]);
+
+	/* Put the limits of all charges into the result, the shortest first. */
 	for (;;)
 	{
 		const TierLimit *shortest = NULL;

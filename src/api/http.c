@@ -1,12 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * http.c
- *		What a service answers over HTTP, made from a decision.
+ *		The parts of an HTTP answer that are made from a decision.
  *
- * These functions run once a call, as check() does, hence in C: headers() takes
- * a microsecond, the same in SQL took four, and eight with a search_path of its
- * own.  All they need from tables is a limit's period and a code's message,
- * which tiers.c remembers.
+ * These functions run once a call, as check() does, hence in C: headers()
+ * takes a microsecond, the same in SQL took four, and eight with a search_path
+ * of its own.  All they need from tables is a limit's period and a code's
+ * message, which tiers.c remembers.
  *
  * RateLimit-Policy and RateLimit are those of
  * draft-ietf-httpapi-ratelimit-headers, and so is the problem type for 429:
@@ -46,13 +46,14 @@ PG_FUNCTION_INFO_V1(tierlimit_error_body_1_0);
 PG_FUNCTION_INFO_V1(tierlimit_problem_1_0);
 
 /*
- * A jsonb in the making, member by member; begins as {0}.  It points to the strings
- * that are added to it, which have to stay until the end.  The name is that of the
- * member to add; NULL for what has none: elements of an array, and the outermost
- * object.
+ * A jsonb in the making, member by member, which begins as {0}.  It points to
+ * the strings that are added to it, which have to stay until the end.  The
+ * name is that of the member to add; NULL for elements of an array, and for
+ * the outermost object, which have none.
  */
 typedef JsonbInState Json;
 
+/* Return a string as a value; its bytes have to stay. */
 static JsonbValue
 string_value(const char *bytes, int length)
 {
@@ -63,6 +64,7 @@ string_value(const char *bytes, int length)
 	return value;
 }
 
+/* Begin a member with a name, if it has one. */
 static void
 push_name(Json *json, const char *name)
 {
@@ -74,6 +76,7 @@ push_name(Json *json, const char *name)
 	}
 }
 
+/* Add a member, or an element of an array. */
 static void
 add(Json *json, const char *name, JsonbValue value)
 {
@@ -81,6 +84,7 @@ add(Json *json, const char *name, JsonbValue value)
 	push_jsonb(json, name == NULL ? WJB_ELEM : WJB_VALUE, &value);
 }
 
+/* Begin an object that is a member. */
 static void
 json_begin_object(Json *json, const char *name)
 {
@@ -88,12 +92,14 @@ json_begin_object(Json *json, const char *name)
 	push_jsonb(json, WJB_BEGIN_OBJECT, NULL);
 }
 
+/* End the innermost object. */
 static void
 json_end_object(Json *json)
 {
 	push_jsonb(json, WJB_END_OBJECT, NULL);
 }
 
+/* Begin an array that is a member. */
 static void
 json_begin_array(Json *json, const char *name)
 {
@@ -101,18 +107,21 @@ json_begin_array(Json *json, const char *name)
 	push_jsonb(json, WJB_BEGIN_ARRAY, NULL);
 }
 
+/* End the innermost array. */
 static void
 json_end_array(Json *json)
 {
 	push_jsonb(json, WJB_END_ARRAY, NULL);
 }
 
+/* Add a member that is a string. */
 static void
 json_add_string(Json *json, const char *name, const char *value)
 {
 	add(json, name, string_value(value, strlen(value)));
 }
 
+/* Add a member that is a text of SQL. */
 static void
 json_add_text(Json *json, const char *name, Datum value)
 {
@@ -122,6 +131,7 @@ json_add_text(Json *json, const char *name, Datum value)
 								 VARSIZE_ANY_EXHDR(string)));
 }
 
+/* Add a member that is a number. */
 static void
 json_add_integer(Json *json, const char *name, int64 value)
 {
@@ -131,6 +141,7 @@ json_add_integer(Json *json, const char *name, int64 value)
 	add(json, name, number);
 }
 
+/* Add a member that is null. */
 static void
 json_add_null(Json *json, const char *name)
 {
@@ -139,7 +150,7 @@ json_add_null(Json *json, const char *name)
 	add(json, name, null);
 }
 
-/* The jsonb, once the outermost object has been ended. */
+/* Return the jsonb, once the outermost object has been ended. */
 static Datum
 json_result(const Json *json)
 {
@@ -153,7 +164,10 @@ typedef struct Row
 	bool		nulls[DECISION_COLUMNS];
 } Row;
 
-/* The decision that a function is called with; false for a row of NULLs. */
+/*
+ * Get the decision that a function is called with.  Returns false for a row of
+ * NULLs.
+ */
 static bool
 get_decision(FunctionCallInfo fcinfo, Row *row)
 {
@@ -163,19 +177,24 @@ get_decision(FunctionCallInfo fcinfo, Row *row)
 	return !row->nulls[DECISION_ALLOWED];
 }
 
+/* Return whether the decision is an admission. */
 static bool
 is_allowed(const Row *row)
 {
 	return DatumGetBool(row->values[DECISION_ALLOWED]);
 }
 
+/* Return the error code of a refusal. */
 static ErrorCode
 get_error(const Row *row)
 {
 	return tiers_error_code(DatumGetInt32(row->values[DECISION_ERROR_CODE]));
 }
 
-/* Likewise, where there should be a refusal; false if there is none. */
+/*
+ * Get the refusal that a function is called with, and its error code.  Returns
+ * false if it is none.
+ */
 static bool
 get_refusal(FunctionCallInfo fcinfo, Row *row, ErrorCode *error)
 {
@@ -185,10 +204,7 @@ get_refusal(FunctionCallInfo fcinfo, Row *row, ErrorCode *error)
 	return true;
 }
 
-/*
- * headers
- */
-
+/* Return whether two texts are equal. */
 static bool
 equal_texts(Datum a, Datum b)
 {
@@ -200,9 +216,9 @@ equal_texts(Datum a, Datum b)
 }
 
 /*
- * Whether a decision can be about this limit.  The decision says which name it
- * has and how much fits into it; a denial also has its code, and what is counted
- * leaves a sliding window within its period.
+ * Return whether a decision can be about this limit.  The decision says which
+ * name the limit has and how much fits into it; a denial also has its code,
+ * and what is counted leaves a sliding window within its period.
  */
 static bool
 may_govern(const TierLimit *limit, const Row *row)
@@ -220,8 +236,8 @@ may_govern(const TierLimit *limit, const Row *row)
 }
 
 /*
- * A tier's limit of the decision's name; NULL if there is none, or no such
- * tier.
+ * Return a tier's limit of the decision's name; NULL if there is none, or no
+ * such tier.
  */
 static const TierLimit *
 find_limit_of(const Tier *tier, const Row *row)
@@ -233,6 +249,7 @@ find_limit_of(const Tier *tier, const Row *row)
 	return NULL;
 }
 
+/* Return the decision's tier; NULL if there is none. */
 static const Tier *
 tier_of(const Row *row)
 {
@@ -245,9 +262,9 @@ tier_of(const Row *row)
 }
 
 /*
- * The governing limit: one of the tier, or of addresses, whatever the tier;
- * both may have one of that name.  Where neither fits, a limit has been changed
- * since the decision; NULL if it has been removed.
+ * Return the governing limit: one of the tier, or of addresses, whatever the
+ * tier; both may have one of that name.  Where neither fits, a limit has been
+ * changed since the decision; NULL if it has been removed.
  */
 static const TierLimit *
 find_limit(const Row *row)
@@ -261,7 +278,9 @@ find_limit(const Row *row)
 	return own;
 }
 
-/* The nominal length of a period, as extract(epoch) has it. */
+/*
+ * Return the nominal length of a period in seconds, as extract(epoch) has it.
+ */
 static int64
 period_seconds(const Interval *period)
 {
@@ -273,7 +292,7 @@ period_seconds(const Interval *period)
 		seconds_rounded_up(period->time);
 }
 
-/* Begin an item of a structured field: the name of the governing limit. */
+/* Begin an item of a structured field with the name of the governing limit. */
 static void
 begin_item(StringInfo item, const Row *row)
 {
@@ -290,6 +309,7 @@ begin_item(StringInfo item, const Row *row)
 	appendStringInfoChar(item, '"');
 }
 
+/* Append a parameter to an item of a structured field. */
 static void
 append_parameter(StringInfo item, char name, int64 value)
 {
@@ -297,6 +317,7 @@ append_parameter(StringInfo item, char name, int64 value)
 					 (long long) Min(value, MAX_FIELD_INTEGER));
 }
 
+/* Add the header RateLimit-Policy. */
 static void
 add_policy(Json *headers, const Row *row)
 {
@@ -310,6 +331,7 @@ add_policy(Json *headers, const Row *row)
 	json_add_string(headers, "RateLimit-Policy", item.data);
 }
 
+/* Add the header RateLimit. */
 static void
 add_service_limit(Json *headers, const Row *row)
 {
@@ -324,13 +346,14 @@ add_service_limit(Json *headers, const Row *row)
 	json_add_string(headers, "RateLimit", item.data);
 }
 
+/* Add a header that is a number. */
 static void
 add_number(Json *headers, const char *name, int64 value)
 {
 	json_add_string(headers, name, psprintf("%lld", (long long) value));
 }
 
-/* headers(decision) */
+/* The SQL function headers(decision). */
 Datum
 tierlimit_headers_1_0(PG_FUNCTION_ARGS)
 {
@@ -361,7 +384,10 @@ tierlimit_headers_1_0(PG_FUNCTION_ARGS)
  * status
  */
 
-/* ISO 8601 in UTC, with milliseconds: 2026-01-01T12:00:00.000Z. */
+/*
+ * Add the time of a decision, as ISO 8601 in UTC with milliseconds:
+ * 2026-01-01T12:00:00.000Z.
+ */
 static void
 add_timestamp(Json *status, TimestampTz at)
 {
@@ -378,7 +404,7 @@ add_timestamp(Json *status, TimestampTz at)
 							 tm.tm_min, tm.tm_sec, (int) fsec / 1000));
 }
 
-/* status(decision) */
+/* The SQL function status(decision). */
 Datum
 tierlimit_status_1_0(PG_FUNCTION_ARGS)
 {
@@ -411,7 +437,7 @@ tierlimit_status_1_0(PG_FUNCTION_ARGS)
  * error_body and problem
  */
 
-/* error_body(decision) */
+/* The SQL function error_body(decision). */
 Datum
 tierlimit_error_body_1_0(PG_FUNCTION_ARGS)
 {
@@ -439,7 +465,10 @@ tierlimit_error_body_1_0(PG_FUNCTION_ARGS)
 	return json_result(&body);
 }
 
-/* What HTTP calls a status that a refusal may well have; NULL for others. */
+/*
+ * Return what HTTP calls a status that a refusal may well have; NULL for
+ * others.
+ */
 static const char *
 reason_phrase(int32 http_status)
 {
@@ -466,7 +495,7 @@ reason_phrase(int32 http_status)
 	}
 }
 
-/* The problem type for 429, and the limit that is exceeded. */
+/* Add the problem type for 429, and the limit that is exceeded. */
 static void
 add_quota_exceeded(Json *problem, const Row *row)
 {
@@ -478,7 +507,10 @@ add_quota_exceeded(Json *problem, const Row *row)
 	json_end_array(problem);
 }
 
-/* All others say no more than their status does: RFC 9457, section 4.2.1. */
+/*
+ * Add the problem type of all other statuses, which say no more than the
+ * status does: RFC 9457, section 4.2.1.
+ */
 static void
 add_plain_type(Json *problem, const ErrorCode *error)
 {
@@ -489,7 +521,7 @@ add_plain_type(Json *problem, const ErrorCode *error)
 		json_add_string(problem, "title", phrase);
 }
 
-/* problem(decision) */
+/* The SQL function problem(decision). */
 Datum
 tierlimit_problem_1_0(PG_FUNCTION_ARGS)
 {

@@ -3,15 +3,15 @@
  * secrets.c
  *		Making the secrets that callers of an API send.
  *
- * A secret is "tl_" and 256 random bits in hexadecimal: always as long, one
- * word to double-click, and nothing in it that a URL, a shell or a spreadsheet
- * would change.  It leaves the server once, as the result of the function that
- * makes it.  The table gets its SHA-256 (one that is slow to guess from would
- * only be slow: nobody guesses 256 bits) and its first characters, by which
- * people recognise it; and SQL gets these as parameters, so that no log,
- * error message or pg_stat_activity ever shows the secret.
+ * A secret is "tl_" and 256 random bits in hexadecimal: always of the same
+ * length, one word to double-click, and nothing in it that a URL, a shell or a
+ * spreadsheet would change.  It leaves the server once, as the result of the
+ * function that makes it.  The table gets its SHA-256 (a hash that is slow to
+ * guess from would only be slow: 256 bits can't be guessed) and its first
+ * characters, by which people recognise it; and SQL gets these as parameters,
+ * so that no log, error message or pg_stat_activity ever shows the secret.
  *
- * The functions write api_key as their caller, who needs the right to.
+ * The functions write api_key as their caller, who needs the right to do so.
  *
  *-------------------------------------------------------------------------
  */
@@ -33,7 +33,7 @@
 PG_FUNCTION_INFO_V1(tierlimit_create_key_1_0);
 PG_FUNCTION_INFO_V1(tierlimit_rotate_key_1_0);
 
-/* Of the statements: see write_secret(). */
+/* A statement has at most so many parameters: see write_secret(). */
 #define MAX_PARAMETERS 6
 
 static const char insert_key[] =
@@ -45,6 +45,7 @@ static const char update_key[] =
 "UPDATE tierlimit.api_key SET key_hash = $2, key_prefix = $3"
 " WHERE name OPERATOR(pg_catalog.=) $1";
 
+/* Return a new secret. */
 static text *
 make_secret(void)
 {
@@ -59,6 +60,7 @@ make_secret(void)
 	return cstring_to_text_with_len(secret, SECRET_LENGTH);
 }
 
+/* Return the value of api_key.key_hash for a secret. */
 static Datum
 hash_column(const text *secret)
 {
@@ -69,6 +71,7 @@ hash_column(const text *secret)
 	return PointerGetDatum(hash);
 }
 
+/* Return the value of api_key.key_prefix for a secret. */
 static Datum
 prefix_column(const text *secret)
 {
@@ -112,7 +115,7 @@ write_secret(FunctionCallInfo fcinfo, const char *statement, const text *secret)
 	return rows;
 }
 
-/* A text argument that can't be NULL. */
+/* Return a text argument, and raise an ERROR if it is NULL. */
 static text *
 require_text(FunctionCallInfo fcinfo, int n, const char *argument)
 {
@@ -123,7 +126,7 @@ require_text(FunctionCallInfo fcinfo, int n, const char *argument)
 	return PG_GETARG_TEXT_PP(n);
 }
 
-/* create_key(name, tier, account, description) */
+/* The SQL function create_key(name, tier, account, description). */
 Datum
 tierlimit_create_key_1_0(PG_FUNCTION_ARGS)
 {
@@ -140,7 +143,7 @@ tierlimit_create_key_1_0(PG_FUNCTION_ARGS)
 	PG_RETURN_TEXT_P(secret);
 }
 
-/* rotate_key(name) */
+/* The SQL function rotate_key(name). */
 Datum
 tierlimit_rotate_key_1_0(PG_FUNCTION_ARGS)
 {

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * stat.c
- *		What the view tierlimit.stat shows.
+ *		The figures that the view tierlimit.stat shows.
  *
  * The counters are the server's, of all its databases together.
  *
@@ -26,8 +26,9 @@ PG_FUNCTION_INFO_V1(tierlimit_stat_reset_1_0);
 PG_FUNCTION_INFO_V1(tierlimit_log_flush_1_0);
 
 /*
- * Everybody may call the function, since views call theirs as those who read
- * them; it is the view that not everybody may read.
+ * Raise an ERROR if the caller may not read a view.  Every user may call the
+ * view's function, since views call theirs as the user that reads them; it is
+ * the view that not every user may read.
  */
 static void
 require_view(const char *name)
@@ -40,7 +41,7 @@ require_view(const char *name)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_VIEW, name);
 }
 
-/* _stat_counters() */
+/* The SQL function _stat_counters(). */
 Datum
 tierlimit_stat_counters_1_0(PG_FUNCTION_ARGS)
 {
@@ -55,7 +56,8 @@ tierlimit_stat_counters_1_0(PG_FUNCTION_ARGS)
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
 
-	log = queue_totals();		/* first, so that pending is not negative */
+	log = queue_totals();		/* this comes first, so that pending is not
+								 * negative */
 	totals = store_totals();
 	pending = totals.stats.logged - log.decisions_written;
 	if (pending > 0)
@@ -83,7 +85,7 @@ tierlimit_stat_counters_1_0(PG_FUNCTION_ARGS)
 	}
 }
 
-/* stat_reset() */
+/* The SQL function stat_reset(). */
 Datum
 tierlimit_stat_reset_1_0(PG_FUNCTION_ARGS)
 {
@@ -94,7 +96,7 @@ tierlimit_stat_reset_1_0(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* log_flush() */
+/* The SQL function log_flush(). */
 Datum
 tierlimit_log_flush_1_0(PG_FUNCTION_ARGS)
 {

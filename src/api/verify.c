@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * verify.c
- *		What memory counts against what the request log says.
+ *		Comparing what memory counts with what the request log says.
  *
  * A subject is claimed while it is compared, so that nothing is counted for it
  * between a look at its windows and one at its rows.
@@ -30,8 +30,9 @@ PG_FUNCTION_INFO_V1(tierlimit_verify_1_0);
 typedef struct CountedWindow
 {
 	WindowId	id;
-	Span		span;			/* that it counts: (start, end] */
-	int64		slack;			/* before that it may count yet; microseconds */
+	Span		span;			/* the span that it counts: (start, end] */
+	int64		slack;			/* it may count so many microseconds before
+								 * that, too */
 	int64		counted;
 } CountedWindow;
 
@@ -45,7 +46,10 @@ typedef struct CountedSubject
 	CountedWindow windows[MAX_WINDOWS];
 } CountedSubject;
 
-/* Calendars that are over count nothing: false. */
+/*
+ * Note what a window counts.  Returns false for a calendar period that is
+ * over, which counts nothing.
+ */
 static bool
 note_window(CountedWindow *noted, const SubjectWindow *window, TimestampTz now)
 {
@@ -73,9 +77,9 @@ note_window(CountedWindow *noted, const SubjectWindow *window, TimestampTz now)
 }
 
 /*
- * Claim a subject and note what its windows count; false if it is not in
- * memory, claimed by another, or was counted by a clock that was wrong, which its
- * next call will not believe.
+ * Claim a subject, and note what its windows count.  Returns false if it is
+ * not in memory, is claimed by another session, or was counted by a clock that
+ * was wrong, which its next call will not believe.
  */
 static bool
 claim_and_note(CountedSubject *noted, const SubjectName *name, Clock clock)
@@ -86,6 +90,8 @@ claim_and_note(CountedSubject *noted, const SubjectName *name, Clock clock)
 
 	noted->name = name;
 	noted->count = 0;
+
+	/* Claim the subject, so that nothing is counted for it from now on. */
 	partition_lock(&name->hash, 1, LW_EXCLUSIVE);
 	subject = subject_find(name);
 	claimed = subject != NULL && !subject->claimed &&
@@ -97,6 +103,8 @@ claim_and_note(CountedSubject *noted, const SubjectName *name, Clock clock)
 		noted->no_deletion_after = log_deletions_until(clock);
 		window = subject_window_at(subject->windows);
 	}
+
+	/* Note all windows under the same lock. */
 	for (; window != NULL && noted->count < MAX_WINDOWS;
 		 window = subject_window_at(window->next))
 		noted->count += note_window(&noted->windows[noted->count], window,
@@ -105,7 +113,10 @@ claim_and_note(CountedSubject *noted, const SubjectName *name, Clock clock)
 	return claimed;
 }
 
-/* What a limit with this window is called in a tier; otherwise, what it is. */
+/*
+ * Return the name that a limit with this window has in a tier, or else a
+ * description of it.
+ */
 static Datum
 limit_name(const WindowId *id, const text *tier_name)
 {
@@ -122,6 +133,7 @@ limit_name(const WindowId *id, const text *tier_name)
 										tiers_unit_names[id->unit]));
 }
 
+/* Put a row of verify() into the result. */
 static void
 put_row(ReturnSetInfo *result, const CountedSubject *noted,
 		const CountedWindow *window, const text *tier, int64 logged,
@@ -141,8 +153,9 @@ put_row(ReturnSetInfo *result, const CountedSubject *noted,
 }
 
 /*
- * A window that keeps calls together may count some of them for up to a slot's
- * width too long: that is no difference.
+ * Compare a window with the log, and put the row into the result.  A window
+ * that keeps calls together may count some of them for up to a slot's width
+ * too long: that is no difference.
  */
 static void
 compare_window(ReturnSetInfo *result, const CountedSubject *noted,
@@ -160,9 +173,10 @@ compare_window(ReturnSetInfo *result, const CountedSubject *noted,
 }
 
 /*
- * The tier that a subject's limits are named by, as usage() does: the one of its
- * kind, or the registered key's own; NULL, the one that it was last called under.
- * What was counted for a key that was deleted since is forgotten then.
+ * Return the tier by which a subject's limits are named, as usage() does: the
+ * tier of its kind, or the registered key's own; NULL stands for the tier that
+ * it was last called under.  If the key was deleted, what was counted for it
+ * before is forgotten by this.
  */
 static text *
 tier_of(const SubjectName *name)
@@ -179,7 +193,10 @@ tier_of(const SubjectName *name)
 	return record.registered ? cstring_to_text(record.tier) : NULL;
 }
 
-/* What of the log the windows need: sums that cross none of their borders. */
+/*
+ * Return what the windows need of the log: sums that cross none of their
+ * borders.
+ */
 static LogSpan
 span_of(const CountedSubject *noted)
 {
@@ -203,6 +220,7 @@ span_of(const CountedSubject *noted)
 	return span;
 }
 
+/* Compare all windows of a subject that this session has claimed. */
 static void
 compare_claimed(ReturnSetInfo *result, const CountedSubject *noted,
 				const text *tier)
@@ -222,6 +240,7 @@ compare_claimed(ReturnSetInfo *result, const CountedSubject *noted,
 		pfree(log.sums);
 }
 
+/* Compare a subject, if it is in memory. */
 static void
 compare(ReturnSetInfo *result, const SubjectName *name, Clock clock)
 {
@@ -241,7 +260,7 @@ compare(ReturnSetInfo *result, const SubjectName *name, Clock clock)
 	pfree(noted);
 }
 
-/* Names of subjects, as they are found in memory. */
+/* The name of a subject that was found in memory. */
 typedef struct Found
 {
 	SubjectKind kind;
@@ -249,7 +268,10 @@ typedef struct Found
 	char		name[MAX_NAME_LENGTH];
 } Found;
 
-/* Copy the names of a partition's subjects, up to room of them; how many. */
+/*
+ * Copy the names of a partition's subjects of this installation that have
+ * windows, up to room of them.  Returns how many they are.
+ */
 static int
 find_names(uint64 partition, InstallationId here, Found *found, int room)
 {
@@ -274,6 +296,7 @@ find_names(uint64 partition, InstallationId here, Found *found, int room)
 	return count;
 }
 
+/* Return how many subjects a partition has that are counted. */
 static int64
 keys_in(uint64 partition)
 {
@@ -285,6 +308,7 @@ keys_in(uint64 partition)
 	return keys;
 }
 
+/* Compare all subjects of this installation. */
 static void
 compare_all(ReturnSetInfo *result, InstallationId here)
 {
@@ -318,8 +342,8 @@ compare_named(ReturnSetInfo *result, SubjectKind kind, const char *name,
 }
 
 /*
- * Whoever a key is counted as, and the account of that name, if there is one; an
- * address, also as a caller without a key.
+ * Compare the subject that a key is counted as, and the account of that name,
+ * if there is one; an address also as a caller without a key.
  */
 static void
 compare_key(ReturnSetInfo *result, const text *key)
@@ -339,7 +363,7 @@ compare_key(ReturnSetInfo *result, const text *key)
 	compare_named(result, SUBJECT_ANONYMOUS, address, length);
 }
 
-/* verify(key) */
+/* The SQL function verify(key). */
 Datum
 tierlimit_verify_1_0(PG_FUNCTION_ARGS)
 {
