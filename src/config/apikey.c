@@ -31,7 +31,7 @@
  * only the newer id; then records are kept again once all transactions that
  * are older than the reader's snapshot have ended.  ("several")
  *
- * Rows can also change without the trigger: by TRUNCATE, by an ALTER TABLE
+ * Rows can also change without the row trigger: by TRUNCATE, by an ALTER TABLE
  * that writes the table anew, or while the trigger is disabled.  All these
  * change the table's definition, of which PostgreSQL's own messages tell.  So
  * a record is good only for the definition that it was read under, and none is

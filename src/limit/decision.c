@@ -84,8 +84,8 @@ decision_by_limits(const Verdict *verdict, Datum key, Datum tier, int64 cost,
 }
 
 /*
- * Fill in the columns of tierlimit.decision, DECISION_COLUMNS of each.  May
- * read the table of error codes for a call that is not allowed.
+ * Fill in the columns of tierlimit.decision, DECISION_COLUMNS of each.  The
+ * error codes have to be read (tiers_refresh()).
  */
 void
 decision_columns(const Decision *decision, Datum *values, bool *nulls)

@@ -52,17 +52,17 @@
  * context.
  */
 static void
-private_blocks_grow(PrivateBlocks *shop)
+private_blocks_grow(PrivateBlocks *private)
 {
-	uint32		size = Max(shop->size * 2, 64);
+	uint32		size = Max(private->size * 2, 64);
 	Size		bytes = (Size) size * sizeof(MemoryBlock);
 
-	shop->spare.base = shop->size == 0
+	private->spare.base = private->size == 0
 		? MemoryContextAllocHuge(CurrentMemoryContext, bytes)
-		: repalloc_huge(shop->spare.base, bytes);
-	for (uint32 block = Max(shop->size, NO_BLOCK + 1); block < size; block++)
-		blocklist_put(&shop->spare, block);
-	shop->size = size;
+		: repalloc_huge(private->spare.base, bytes);
+	for (uint32 block = Max(private->size, NO_BLOCK + 1); block < size; block++)
+		blocklist_put(&private->spare, block);
+	private->size = size;
 }
 
 /* Free the windows that rebuild_windows() has built. */
@@ -85,12 +85,12 @@ window_since(const CallSubject *part, int i, TimestampTz now)
 
 /* Count one sum in a window that is built. */
 static void
-play(Window *window, PrivateBlocks *shop, Moment moment, int64 amount)
+play(Window *window, PrivateBlocks *private, Moment moment, int64 amount)
 {
-	if (shop->spare.count == 0)
-		private_blocks_grow(shop);
-	window_advance(window, &shop->spare, moment.now);
-	window_add(window, &shop->spare, moment, amount);
+	if (private->spare.count == 0)
+		private_blocks_grow(private);
+	window_advance(window, &private->spare, moment.now);
+	window_add(window, &private->spare, moment, amount);
 }
 
 /* Return how many units of a kind a sum has. */

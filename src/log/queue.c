@@ -540,7 +540,7 @@ queue_give_up(LogQueue *queue)
 
 	Assert(is_empty(queue));
 
-	/* Under the mutex, nobody has the queue from now on. */
+	/* Under the mutex, take the queue from its writer and its database. */
 	SpinLockAcquire(&all->mutex);
 	queue->writer = NULL;
 	set_state(queue, QUEUE_FREE, now);

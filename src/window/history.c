@@ -30,8 +30,8 @@
  * Invariants, checked by history_check() in the tests:
  *	- open_amount > 0, or the history is empty (count, sum, recent_end and the
  *	  chain);
- *	- sum is the sum of all block sums, the recent slots and open_amount, count
- *	  likewise;
+ *	- sum is the sum of all block sums, the recent slots and open_amount, and
+ *	  count the number of all these slots;
  *	- oldest_time is the time of the first slot, so that most calls, which find
  *	  nothing to forget, need not look into a block; newest_end is the newest
  *	  block's end, so that it is known without a look whether there is room;
