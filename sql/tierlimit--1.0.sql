@@ -308,7 +308,7 @@ CREATE TABLE tierlimit.log_state (
 	dropped_at timestamptz NOT NULL DEFAULT now()
 );
 
-COMMENT ON TABLE tierlimit.log_state IS 'One row: how far the upkeep of the request log has come';
+COMMENT ON TABLE tierlimit.log_state IS 'One row: how far the maintenance of the request log has come';
 COMMENT ON COLUMN tierlimit.log_state.summed_until IS 'what was decided before is in usage_hourly';
 COMMENT ON COLUMN tierlimit.log_state.dropped_at IS 'when old rows were last dropped';
 
@@ -317,7 +317,7 @@ CREATE UNIQUE INDEX ON tierlimit.log_state ((true));
 ALTER TABLE tierlimit.log_state REPLICA IDENTITY FULL;
 
 --
--- The upkeep of the request log
+-- Maintenance of the request log
 --
 
 -- Names are compared by their bytes, which is fast and knows no language.

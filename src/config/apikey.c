@@ -433,7 +433,9 @@ try_forget(const SubjectName *key, uint32 known)
 		subject_set_record(subject, RECORD_UNKNOWN, NULL, 0, &spare);
 		if (is_before(subject->record_generation, known))
 			subject->record_generation = known;
-		subject->gave_back = true;	/* calls with a request_id, too */
+
+		/* Calls that have a request_id are not counted any more, either. */
+		subject->gave_back = true;
 	}
 	pool_return(&store->pool, &spare, partition_of(key->hash));
 	partition_unlock(&key->hash, 1);
@@ -442,12 +444,14 @@ try_forget(const SubjectName *key, uint32 known)
 
 /*
  * Forget what is in memory of a key that was deleted by a transaction that has
- * ended.  Its next call fills its windows from the log, which says whether that was
- * committed (changes.c).  Who is filling them now may have looked there before.
+ * ended.  The key's next call fills its windows from the log, which says
+ * whether the deletion was committed (changes.c).  A session that is filling
+ * them now may have looked there before, so it is waited for.
  *
- * While one transaction runs that has deleted a key of this mark, what ended before
- * it is known.  While several do, it is not: then each look at the table forgets
- * again, which is slow, and rare.
+ * While one transaction runs that has deleted a key of this mark, the mark
+ * tells which deletions had ended before.  While several run, it does not:
+ * then each look at the table forgets the windows again, which is slow, and
+ * rare.
  */
 static void
 forget_deleted(const SubjectName *key, TransactionId xmin)
@@ -586,6 +590,24 @@ set_mark_deleted(ChangeMark *mark, TransactionId by, EarlierDeletions earlier)
 	mark->deleted_in = mark->generation;
 }
 
+/* Note in the mark of a hash that a transaction deletes a key. */
+static void
+note_deletion(uint64 hash, TransactionId by)
+{
+	EarlierDeletions earlier;
+	ChangeMark	mark;
+
+	/* Whether transactions run is not to be asked under the lock. */
+	partition_lock(&hash, 1, LW_SHARED);
+	mark = *store_mark(hash);
+	partition_unlock(&hash, 1);
+	earlier = earlier_deletions(&mark);
+
+	partition_lock(&hash, 1, LW_EXCLUSIVE);
+	set_mark_deleted(store_mark(hash), by, earlier);
+	partition_unlock(&hash, 1);
+}
+
 /*
  * Note that this transaction deletes the row of a key.  Has to be called
  * before the row is deleted; no lock may be held.
@@ -593,17 +615,7 @@ set_mark_deleted(ChangeMark *mark, TransactionId by, EarlierDeletions earlier)
 void
 apikey_delete(const SubjectName *key)
 {
-	TransactionId by = GetTopTransactionId();
-	EarlierDeletions earlier;
-	ChangeMark	mark;
-
-	partition_lock(&key->hash, 1, LW_SHARED);
-	mark = *store_mark(key->hash);
-	partition_unlock(&key->hash, 1);
-	earlier = earlier_deletions(&mark);
-	partition_lock(&key->hash, 1, LW_EXCLUSIVE);
-	set_mark_deleted(store_mark(key->hash), by, earlier);
-	partition_unlock(&key->hash, 1);
+	note_deletion(key->hash, GetTopTransactionId());
 }
 
 /*
@@ -616,16 +628,5 @@ apikey_delete_all(void)
 	TransactionId by = GetTopTransactionId();
 
 	for (uint64 i = 0; i < store->nmarks; i++)
-	{
-		EarlierDeletions earlier;
-		ChangeMark	mark;
-
-		partition_lock(&i, 1, LW_SHARED);
-		mark = *store_mark(i);
-		partition_unlock(&i, 1);
-		earlier = earlier_deletions(&mark);
-		partition_lock(&i, 1, LW_EXCLUSIVE);
-		set_mark_deleted(store_mark(i), by, earlier);
-		partition_unlock(&i, 1);
-	}
+		note_deletion(i, by);
 }

@@ -173,6 +173,12 @@ sql("INSERT INTO tierlimit.request_log (at, key, tier, error_code, requests, cre
 sql("SELECT tierlimit._sum_log(now() + interval '2 hours')");
 $node->restart;
 is(sql("SELECT remaining FROM tierlimit.check('summed', 'big')"), '999998', 'a sum: what comes after is counted');
+
+# Five minutes pass: sums are for minutes before the newest calls.
+sql('SELECT tierlimit.log_flush()');
+sql("UPDATE tierlimit.request_log SET at = at - interval '5 minutes' WHERE key = 'summed';
+	UPDATE tierlimit.usage_minute SET minute = minute - interval '5 minutes', last_at = last_at - interval '5 minutes'
+	WHERE subject = 'summed'");
 sql("SELECT count(*) FROM generate_series(1, 1100) i, tierlimit.check('summed', 'big', i)");
 sql('SELECT tierlimit.log_flush()');
 $node->restart;
