@@ -69,6 +69,7 @@ copy_partition(uint64 partition, InstallationId here, MemoryRow *rows, int room)
 
 			if (!installation_is(subject->installation, here))
 				continue;
+			/* What there is no room for is counted, so that there can be. */
 			if (count < room)
 				copy_subject(&rows[count], subject);
 			count++;

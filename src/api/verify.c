@@ -284,6 +284,7 @@ find_names(uint64 partition, InstallationId here, Found *found, int room)
 		{
 			const Subject *subject = subject_at(at);
 
+			/* Other installations, and what counts nothing, are left out. */
 			if (!installation_is(subject->installation, here) ||
 				subject->windows == NO_BLOCK)
 				continue;

@@ -182,6 +182,7 @@ recall(const SubjectName *key, uint32 definition, ApiKeyRow *record, ChangeMark 
 	RecordState state = RECORD_UNKNOWN;
 	Subject    *subject;
 
+	/* Copy the record, if nothing has changed since it was read. */
 	partition_lock(&key->hash, 1, LW_SHARED);
 	*mark = *store_mark(key->hash);
 	subject = subject_find(key);
@@ -192,6 +193,7 @@ recall(const SubjectName *key, uint32 definition, ApiKeyRow *record, ChangeMark 
 		subject_get_record(subject, packed);
 	partition_unlock(&key->hash, 1);
 
+	/* Take it apart without the lock. */
 	if (state == RECORD_PRESENT)
 		unpack(packed, record);
 	else if (state == RECORD_ABSENT)

@@ -387,6 +387,8 @@ time_to_forget(const text *key)
 		return newest_row(key, clock.now, DT_NOEND);
 	name = subject_name(installation()->id, SUBJECT_KEY, VARDATA_ANY(key),
 						VARSIZE_ANY_EXHDR(key));
+
+	/* Memory knows of decisions that are not written yet. */
 	partition_lock(&name.hash, 1, LW_SHARED);
 	subject = subject_find(&name);
 	if (subject != NULL && subject->clock != PG_INT64_MIN)
@@ -396,6 +398,8 @@ time_to_forget(const text *key)
 		clock.source = (ClockSource) subject->clock_source;
 	}
 	partition_unlock(&name.hash, 1);
+
+	/* The log knows of those that memory does not have any more. */
 	return newest_row(key, clock.now, clock.source == CLOCK_SERVER ? DT_NOEND
 					  : clock.now + CLOCK_TOLERANCE);
 }

@@ -487,6 +487,8 @@ limiter_refuse(uint64 hash, LogRow *row)
 	do
 	{
 		queue = log_open();
+
+		/* Count the refusal if there is room for its row, or neither. */
 		partition_lock(&hash, 1, LW_EXCLUSIVE);
 		logged = log_reserve(queue, row, &place);
 		if (logged)
@@ -495,6 +497,8 @@ limiter_refuse(uint64 hash, LogRow *row)
 			store_stats(hash)->logged++;
 		}
 		partition_unlock(&hash, 1);
+
+		/* Without the lock, write the row, or wait for room for it. */
 		log_append(&place, row);
 		if (!logged)
 			log_wait_for_room(queue, row);
