@@ -33,7 +33,7 @@ my %calls = (
 	'an address' => "SELECT allowed FROM secret, tierlimit.authorize(secret, ip => '192.0.2.7')",
 	'usage' => "SELECT used FROM tierlimit.usage(:'name', 'day')",
 	'a refund' => "SELECT tierlimit.refund(:'name')",
-	'verify' => "SELECT count(*) FROM tierlimit.verify()");
+	'verify' => "SELECT count(*) FROM tierlimit.verify('past')");
 
 # What a session's first call has locked while it reads, and keeps in memory:
 # relations and kB.  It waits for the default partition, which is the last that is
