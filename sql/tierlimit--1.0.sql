@@ -25,11 +25,13 @@ $$;
 CREATE TABLE tierlimit.tier (
 	name text PRIMARY KEY
 		CHECK (name COLLATE "C" ~ '^[\x20-\x7e]{1,63}$'),
-	description text
+	description text,
+	price numeric CHECK (price >= 0 AND price < 'Infinity')
 );
 
 COMMENT ON TABLE tierlimit.tier IS 'Plans that keys are on';
 COMMENT ON COLUMN tierlimit.tier.name IS '1 to 63 printable ASCII characters';
+COMMENT ON COLUMN tierlimit.tier.price IS 'of one billing period; NULL: none';
 
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.tier', '');
 
@@ -93,10 +95,13 @@ CREATE TABLE tierlimit.tier_limit (
 	-- whole, see _tiers_changed(): a bigint would have fractions rounded
 	max numeric NOT NULL CHECK (max >= 0),
 	unit text NOT NULL DEFAULT 'requests' CHECK (unit IN ('requests', 'credits')),
+	overage_price numeric CHECK (overage_price >= 0 AND overage_price < 'Infinity'),
 	enforce boolean NOT NULL DEFAULT true,
 	error_code integer REFERENCES tierlimit.error_code ON UPDATE CASCADE,
 	PRIMARY KEY (tier, name),
 	UNIQUE (tier, period, kind, unit),
+	-- a limit that denies has no overage
+	CONSTRAINT tier_limit_overage_price_enforce_check CHECK (overage_price IS NULL OR NOT enforce),
 	CONSTRAINT tier_limit_sliding_period_check CHECK (
 		kind <> 'sliding' OR
 		(extract(year FROM period) = 0 AND extract(month FROM period) = 0 AND
@@ -117,6 +122,7 @@ COMMENT ON COLUMN tierlimit.tier_limit.max IS 'how much fits; 0 admits nothing';
 COMMENT ON COLUMN tierlimit.tier_limit.unit IS 'requests: a call counts 1; credits: a call counts its cost';
 COMMENT ON COLUMN tierlimit.tier_limit.enforce IS 'false: a shadow limit, which counts but never denies';
 COMMENT ON COLUMN tierlimit.tier_limit.error_code IS 'of a denial; NULL: by period, up to 1 hour 1008, up to 1 day 1009, longer 1010';
+COMMENT ON COLUMN tierlimit.tier_limit.overage_price IS 'of a unit over max, on bills; NULL: none';
 
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.tier_limit', '');
 
@@ -147,6 +153,7 @@ COMMENT ON COLUMN tierlimit.api_key.expires_at IS 'from then on refused with 100
 
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.api_key', '');
 CREATE INDEX ON tierlimit.api_key (tier);
+CREATE INDEX ON tierlimit.api_key (account) WHERE account IS NOT NULL;
 
 CREATE TABLE tierlimit.endpoint (
 	endpoint text PRIMARY KEY,
@@ -264,18 +271,24 @@ COMMENT ON TABLE tierlimit.request_log_default IS 'Decisions of days that have n
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.request_log_default', '');
 ALTER TABLE tierlimit.request_log_default REPLICA IDENTITY FULL;
 
+-- Sums of the log, of which reports and bills are made.  They are kept by hours, which
+-- any zone's days are made of, by days, which a month of all keys is read from, and of all
+-- keys together by what was answered.
 CREATE TABLE tierlimit.usage_hourly (
 	hour timestamptz NOT NULL,
 	key text,
+	account text,
 	tier text,
 	endpoint text,
 	requests bigint NOT NULL,
 	credits bigint NOT NULL,
 	denied bigint NOT NULL,
-	CONSTRAINT usage_hourly_key UNIQUE NULLS NOT DISTINCT (key, hour, tier, endpoint)
+	CONSTRAINT usage_hourly_key UNIQUE NULLS NOT DISTINCT (key, hour, account, tier, endpoint)
 );
 
-COMMENT ON TABLE tierlimit.usage_hourly IS 'Sums of the request log by hours that are over';
+COMMENT ON TABLE tierlimit.usage_hourly IS 'Sums of the request log by hours';
+COMMENT ON COLUMN tierlimit.usage_hourly.key IS 'NULL: there was none, or none that is known';
+COMMENT ON COLUMN tierlimit.usage_hourly.account IS 'under whose name it was counted; NULL: the key''s own';
 COMMENT ON COLUMN tierlimit.usage_hourly.endpoint IS 'the pattern that matched; NULL: none did';
 COMMENT ON COLUMN tierlimit.usage_hourly.requests IS 'admitted calls, less those given back';
 COMMENT ON COLUMN tierlimit.usage_hourly.credits IS 'of the admitted calls';
@@ -283,6 +296,43 @@ COMMENT ON COLUMN tierlimit.usage_hourly.denied IS 'denied calls';
 
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.usage_hourly', '');
 ALTER TABLE tierlimit.usage_hourly REPLICA IDENTITY FULL;
+CREATE INDEX ON tierlimit.usage_hourly (account, hour) WHERE account IS NOT NULL;
+CREATE INDEX ON tierlimit.usage_hourly USING brin (hour);
+
+-- A row is added to once in each hour of its day: within its page, as may be.
+CREATE TABLE tierlimit.usage_daily (
+	day timestamptz NOT NULL,
+	key text,
+	account text,
+	tier text,
+	endpoint text,
+	requests bigint NOT NULL,
+	credits bigint NOT NULL,
+	denied bigint NOT NULL,
+	CONSTRAINT usage_daily_key UNIQUE NULLS NOT DISTINCT (key, day, account, tier, endpoint)
+) WITH (fillfactor = 80);
+
+COMMENT ON TABLE tierlimit.usage_daily IS 'Sums of the request log by days of UTC; columns as in usage_hourly';
+
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.usage_daily', '');
+ALTER TABLE tierlimit.usage_daily REPLICA IDENTITY FULL;
+CREATE INDEX ON tierlimit.usage_daily (account, day) WHERE account IS NOT NULL;
+CREATE INDEX ON tierlimit.usage_daily USING brin (day);
+
+CREATE TABLE tierlimit.usage_by_code (
+	hour timestamptz NOT NULL,
+	tier text,
+	error_code integer NOT NULL,
+	requests bigint NOT NULL,
+	credits bigint NOT NULL,
+	CONSTRAINT usage_by_code_key UNIQUE NULLS NOT DISTINCT (hour, tier, error_code)
+);
+
+COMMENT ON TABLE tierlimit.usage_by_code IS 'Sums of the request log of all keys together, by hours and answers';
+COMMENT ON COLUMN tierlimit.usage_by_code.error_code IS '0: admitted';
+
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.usage_by_code', '');
+ALTER TABLE tierlimit.usage_by_code REPLICA IDENTITY FULL;
 
 -- Keys with many calls are rebuilt from these rather than from single rows,
 -- but for minutes in which something was given back.
@@ -305,12 +355,14 @@ CREATE INDEX ON tierlimit.usage_minute USING brin (minute);
 
 CREATE TABLE tierlimit.log_state (
 	summed_until timestamptz NOT NULL,
-	dropped_at timestamptz NOT NULL DEFAULT now()
+	dropped_at timestamptz NOT NULL DEFAULT now(),
+	kept_since timestamptz NOT NULL DEFAULT '-infinity'
 );
 
 COMMENT ON TABLE tierlimit.log_state IS 'One row: how far the maintenance of the request log has come';
-COMMENT ON COLUMN tierlimit.log_state.summed_until IS 'what was decided before is in usage_hourly';
+COMMENT ON COLUMN tierlimit.log_state.summed_until IS 'what was decided before is in the sums';
 COMMENT ON COLUMN tierlimit.log_state.dropped_at IS 'when old rows were last dropped';
+COMMENT ON COLUMN tierlimit.log_state.kept_since IS 'rows that are older were dropped, or may be: of that time there are sums only';
 
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.log_state', '');
 CREATE UNIQUE INDEX ON tierlimit.log_state ((true));
@@ -392,7 +444,8 @@ COMMENT ON FUNCTION tierlimit._add_log_partitions() IS 'Make the first missing p
 --
 -- What a window still counts is kept, whatever the retention (a year has 360 days
 -- in comparisons of intervals, hence some more), and what is not summed up yet.
-CREATE FUNCTION tierlimit._drop_old_log(retention interval) RETURNS boolean
+-- Sums are kept until what they count is billed.
+CREATE FUNCTION tierlimit._drop_old_log(retention interval, usage_retention interval) RETURNS boolean
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
 	longest interval := coalesce(max(period), '0') * 1.03 + '1 day' FROM tierlimit.tier_limit;
@@ -402,30 +455,37 @@ DECLARE
 		WHERE i.inhparent = 'tierlimit.request_log'::regclass AND c.relname ~ '^request_log_[0-9]{8}$'
 			AND (to_date(right(c.relname, 8), 'YYYYMMDD') + 1)::timestamp AT TIME ZONE 'UTC' <= before
 		ORDER BY c.relname LIMIT 1;
+	unused timestamptz := date_trunc('day', least(now() - nullif(usage_retention, '0'), before,
+		(SELECT min(period_start) FROM tierlimit.bill_period)), 'UTC') WHERE usage_retention > '0';
+	piece record;
+	deleted bigint;
 BEGIN
 	IF before IS NULL THEN
 		RETURN false;
 	END IF;
+	UPDATE tierlimit.log_state SET kept_since = date_trunc('hour', before, 'UTC') + interval '1 hour'
+	WHERE kept_since < before;
 	IF oldest IS NOT NULL THEN
 		EXECUTE format('DROP TABLE %s', oldest);
 		RETURN true;
 	END IF;
-	DELETE FROM tierlimit.request_log_default WHERE ctid = ANY (ARRAY(
-		SELECT ctid FROM tierlimit.request_log_default WHERE at < before LIMIT 10000));
-	IF FOUND THEN
-		RETURN true;
-	END IF;
-	DELETE FROM tierlimit.usage_minute WHERE ctid = ANY (ARRAY(
-		SELECT ctid FROM tierlimit.usage_minute WHERE minute < before LIMIT 10000));
-	IF FOUND THEN
-		RETURN true;
-	END IF;
+	FOR piece IN SELECT * FROM (VALUES ('request_log_default', 'at', before), ('usage_minute', 'minute', before),
+			('usage_hourly', 'hour', unused), ('usage_daily', 'day', unused), ('usage_by_code', 'hour', unused))
+			AS x (name, col, before) WHERE x.before IS NOT NULL LOOP
+		EXECUTE format('DELETE FROM tierlimit.%1$I WHERE ctid = ANY (ARRAY(
+			SELECT ctid FROM tierlimit.%1$I WHERE %2$I < $1 LIMIT 10000))', piece.name, piece.col)
+		USING piece.before;
+		GET DIAGNOSTICS deleted = ROW_COUNT;
+		IF deleted > 0 THEN
+			RETURN true;
+		END IF;
+	END LOOP;
 	UPDATE tierlimit.log_state SET dropped_at = now();
 	RETURN false;
 END
 $$;
 
-COMMENT ON FUNCTION tierlimit._drop_old_log(interval) IS 'Drop a piece of what was logged before the retention; false: nothing is left of it';
+COMMENT ON FUNCTION tierlimit._drop_old_log(interval, interval) IS 'Drop a piece of what was logged or summed up before the retentions; false: nothing is left of it';
 
 -- A cost can be as large as a number; sums of them stay there.
 CREATE FUNCTION tierlimit._saturated(value numeric) RETURNS bigint
@@ -449,26 +509,57 @@ CREATE FUNCTION tierlimit._summed_key(key text, tier text, error_code integer) R
 
 COMMENT ON FUNCTION tierlimit._summed_key(text, text, integer) IS 'The key that a row of the log is summed up under; NULL: one that was refused as unknown';
 
--- Rows of the log, and rows that come late, are added to the sums of their hours by the
--- same command.  The caller says, in SQL, where it is to read them.  So those of the
--- log, which can be millions, are summed up as they are read, and kept nowhere.
-CREATE FUNCTION tierlimit._hourly_upsert(rows text) RETURNS text
+-- Rows of the log, and rows that come late, are added to the sums by the same command.
+-- The caller says, in SQL, where it is to read them.  So those of the log, which can be
+-- millions, are summed up as they are read, and kept nowhere.  Whose usage it was, and when,
+-- is noted for the bills.
+CREATE FUNCTION tierlimit._add_to_sums(rows text) RETURNS text
 	LANGUAGE sql STABLE
 	RETURN format($$
-		INSERT INTO tierlimit.usage_hourly AS u (hour, key, tier, endpoint, requests, credits, denied)
-		SELECT date_trunc('hour', at, 'UTC'), tierlimit._summed_key(key, tier, error_code),
-			tier, tierlimit._endpoint_pattern(endpoint),
-			coalesce(sum(requests) FILTER (WHERE error_code = 0), 0),
-			tierlimit._saturated(coalesce(sum(credits) FILTER (WHERE error_code = 0), 0)),
-			coalesce(sum(requests) FILTER (WHERE error_code <> 0), 0)
-		FROM %s
-		GROUP BY 1, 2, 3, 4
-		ON CONFLICT ON CONSTRAINT usage_hourly_key DO UPDATE SET
-			requests = u.requests + excluded.requests,
-			credits = tierlimit._saturated(u.credits::numeric + excluded.credits),
-			denied = u.denied + excluded.denied$$, rows);
+		WITH sums AS MATERIALIZED (
+			SELECT date_trunc('hour', at, 'UTC') AS hour, tierlimit._summed_key(key, tier, error_code) AS key,
+				account, tier, tierlimit._endpoint_pattern(endpoint) AS endpoint, error_code,
+				sum(requests) AS requests, sum(credits) AS credits, min(at) AS first_at, max(at) AS last_at
+			FROM %s GROUP BY 1, 2, 3, 4, 5, 6),
+		by_key AS MATERIALIZED (
+			SELECT hour, key, account, tier, endpoint,
+				coalesce(sum(requests) FILTER (WHERE error_code = 0), 0) AS requests,
+				coalesce(sum(credits) FILTER (WHERE error_code = 0), 0) AS credits,
+				coalesce(sum(requests) FILTER (WHERE error_code <> 0), 0) AS denied
+			FROM sums GROUP BY 1, 2, 3, 4, 5),
+		hourly AS (
+			INSERT INTO tierlimit.usage_hourly AS u (hour, key, account, tier, endpoint, requests, credits, denied)
+			SELECT hour, key, account, tier, endpoint, requests, tierlimit._saturated(credits), denied FROM by_key
+			ON CONFLICT ON CONSTRAINT usage_hourly_key DO UPDATE SET
+				requests = u.requests + excluded.requests,
+				credits = tierlimit._saturated(u.credits::numeric + excluded.credits),
+				denied = u.denied + excluded.denied),
+		daily AS (
+			INSERT INTO tierlimit.usage_daily AS u (day, key, account, tier, endpoint, requests, credits, denied)
+			SELECT date_trunc('day', hour, 'UTC'), key, account, tier, endpoint,
+				sum(requests), tierlimit._saturated(sum(credits)), sum(denied)
+			FROM by_key GROUP BY 1, 2, 3, 4, 5
+			ON CONFLICT ON CONSTRAINT usage_daily_key DO UPDATE SET
+				requests = u.requests + excluded.requests,
+				credits = tierlimit._saturated(u.credits::numeric + excluded.credits),
+				denied = u.denied + excluded.denied),
+		by_code AS (
+			INSERT INTO tierlimit.usage_by_code AS u (hour, tier, error_code, requests, credits)
+			SELECT hour, tier, error_code, sum(requests), tierlimit._saturated(sum(credits))
+			FROM sums GROUP BY 1, 2, 3
+			ON CONFLICT ON CONSTRAINT usage_by_code_key DO UPDATE SET
+				requests = u.requests + excluded.requests,
+				credits = tierlimit._saturated(u.credits::numeric + excluded.credits))
+		INSERT INTO tierlimit.bill_pending (subject, is_account, first_at, last_at, tier)
+		SELECT s.* FROM (
+			SELECT coalesce(account, key) AS subject, account IS NOT NULL AS is_account,
+				min(first_at) AS first_at, max(last_at) AS last_at, max(tier)
+			FROM sums WHERE key IS NOT NULL GROUP BY 1, 2, hour) s
+		WHERE NOT EXISTS (SELECT FROM tierlimit.bill_period p
+			WHERE p.subject = s.subject AND p.is_account = s.is_account
+				AND s.first_at >= p.period_start AND s.last_at < p.period_end)$$, rows);
 
-COMMENT ON FUNCTION tierlimit._hourly_upsert(text) IS 'The command that adds rows to usage_hourly';
+COMMENT ON FUNCTION tierlimit._add_to_sums(text) IS 'The command that adds rows to the sums';
 
 -- Sum up what was decided before a time, and wasn't summed up before: whole minutes.
 -- What the log writer is just writing is waited for, and what it writes later
@@ -489,8 +580,9 @@ BEGIN
 		RETURN;
 	END IF;
 
-	EXECUTE tierlimit._hourly_upsert('tierlimit.request_log WHERE at >= $1 AND at < $2')
+	EXECUTE tierlimit._add_to_sums('tierlimit.request_log WHERE at >= $1 AND at < $2')
 	USING since, until;
+	PERFORM tierlimit._open_bill_periods();
 
 	INSERT INTO tierlimit.usage_minute AS u (subject, is_account, minute, last_at, requests, credits)
 	SELECT coalesce(account, key), account IS NOT NULL, date_trunc('minute', at), max(at), sum(requests),
@@ -521,9 +613,11 @@ BEGIN
 	IF NOT tierlimit._is_log_writer() THEN
 		RAISE SQLSTATE '55000' USING MESSAGE = '_sum_late_rows() is for the log writer alone';
 	END IF;
-	EXECUTE tierlimit._hourly_upsert('unnest($1, $2, $3, $4, $5, $6, $7)
-		AS r (at, key, tier, endpoint, error_code, requests, credits) WHERE at < $8')
-	USING $1, $2, $4, $5, $6, $7, $8, $9;
+	EXECUTE tierlimit._add_to_sums('unnest($1, $2, $3, $4, $5, $6, $7, $8)
+		AS r (at, key, account, tier, endpoint, error_code, requests, credits) WHERE at < $9')
+	USING $1, $2, $3, $4, $5, $6, $7, $8, $9;
+	PERFORM tierlimit._carry_to_next_bill($1, $2, $3, $4, $6, $7, $8, $9);
+	PERFORM tierlimit._open_bill_periods();
 
 	-- what is given back is read row by row, in its order
 	DELETE FROM tierlimit.usage_minute AS u
@@ -738,6 +832,776 @@ CREATE FUNCTION tierlimit.log_flush() RETURNS void
 COMMENT ON FUNCTION tierlimit.log_flush() IS 'Wait until all that was decided before is in the request log';
 
 --
+-- Bills
+--
+
+-- A bill is for a subject, which is an account or a key that has none, and for a billing
+-- period.  Data flow: what is summed up opens the period that it falls into (bill_period),
+-- if that is not open; when a period is over, what holds at its end is put down in it
+-- (_freeze_bills), by the log writer or by whoever is about to change the configuration;
+-- and when the sums have passed its end, the log writer makes its rows of bill of it.
+-- Sums themselves are kept in one place only: a period that is open has none.
+--
+-- What always holds: the periods of a subject, open and billed, do not overlap.  All that is
+-- in the sums is in an open period or on a bill, or was carried over (bill_carried): it came
+-- when its period was on a bill, and is on the next one.
+
+CREATE TABLE tierlimit.bill (
+	subject text NOT NULL,
+	keys bigint NOT NULL,
+	tier text,
+	period_start timestamptz NOT NULL,
+	period_end timestamptz NOT NULL,
+	unit text NOT NULL,
+	used bigint NOT NULL,
+	denied bigint NOT NULL,
+	included bigint,
+	overage bigint NOT NULL,
+	unit_price numeric,
+	amount numeric NOT NULL,
+	is_account boolean NOT NULL,
+	PRIMARY KEY (subject, is_account, period_start, unit)
+);
+
+COMMENT ON TABLE tierlimit.bill IS 'Bills of periods that are over: written once, kept for good';
+COMMENT ON COLUMN tierlimit.bill.subject IS 'account, or key that has none';
+COMMENT ON COLUMN tierlimit.bill.keys IS 'how many were registered under it at the period''s end';
+COMMENT ON COLUMN tierlimit.bill.unit IS 'requests, credits, or period: the tier''s price';
+COMMENT ON COLUMN tierlimit.bill.used IS 'less what was given back in the period';
+COMMENT ON COLUMN tierlimit.bill.denied IS 'calls';
+COMMENT ON COLUMN tierlimit.bill.included IS 'max of the tier''s longest calendar limit; NULL: there is none';
+COMMENT ON COLUMN tierlimit.bill.overage IS 'what exceeds that, or 0';
+COMMENT ON COLUMN tierlimit.bill.amount IS 'not rounded';
+
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.bill', '');
+CREATE INDEX ON tierlimit.bill USING brin (period_start, period_end);
+
+CREATE TABLE tierlimit.bill_period (
+	subject text NOT NULL,
+	is_account boolean NOT NULL,
+	period_start timestamptz NOT NULL,
+	period_end timestamptz NOT NULL,
+	length interval NOT NULL,
+	anchor timestamptz,
+	timezone text NOT NULL,
+	touched_at timestamptz NOT NULL DEFAULT now(),
+	frozen boolean NOT NULL DEFAULT false,
+	tier text,
+	keys bigint,
+	price numeric,
+	requests_included bigint,
+	requests_price numeric,
+	credits_included bigint,
+	credits_price numeric,
+	PRIMARY KEY (subject, is_account, period_start)
+);
+
+COMMENT ON TABLE tierlimit.bill_period IS 'Billing periods that are not on a bill yet';
+COMMENT ON COLUMN tierlimit.bill_period.length IS 'this, the anchor and the time zone are those that the period was made by';
+COMMENT ON COLUMN tierlimit.bill_period.touched_at IS 'when it was opened, or something was last added to it by a row that came late';
+COMMENT ON COLUMN tierlimit.bill_period.frozen IS 'it is over, and the columns from tier on are what held at its end';
+
+-- A period that is not frozen is made again from the sums: see _keep_bills().
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.bill_period', 'WHERE frozen');
+CREATE INDEX ON tierlimit.bill_period (period_end);
+
+CREATE TABLE tierlimit.bill_pending (
+	subject text NOT NULL,
+	is_account boolean NOT NULL,
+	first_at timestamptz NOT NULL,
+	last_at timestamptz NOT NULL,
+	tier text
+);
+
+COMMENT ON TABLE tierlimit.bill_pending IS 'Whose usage of which times has no open period yet; empty outside of a transaction of the log writer';
+
+ALTER TABLE tierlimit.bill_pending REPLICA IDENTITY FULL;
+
+CREATE TABLE tierlimit.bill_carried (
+	subject text NOT NULL,
+	is_account boolean NOT NULL,
+	requests bigint NOT NULL,
+	credits bigint NOT NULL,
+	denied bigint NOT NULL,
+	PRIMARY KEY (subject, is_account)
+);
+
+COMMENT ON TABLE tierlimit.bill_carried IS 'Usage of a period that was on a bill before its row came: it will be on the next one';
+
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.bill_carried', '');
+
+-- One row once all sums have their periods.  It is not dumped, as most of those are not.
+CREATE TABLE tierlimit.bill_state (
+	opened_until timestamptz NOT NULL
+);
+
+COMMENT ON TABLE tierlimit.bill_state IS 'One row: how far the keeping of bills has come';
+COMMENT ON COLUMN tierlimit.bill_state.opened_until IS 'keys with a price that were registered before have an open period';
+
+CREATE UNIQUE INDEX ON tierlimit.bill_state ((true));
+ALTER TABLE tierlimit.bill_state REPLICA IDENTITY FULL;
+
+-- Who is registered, as bills name them.  What a key used before it joined its account is
+-- billed to the key: there, it counts as no key.
+CREATE VIEW tierlimit._billed_subject AS
+	SELECT name AS subject, false AS is_account, (account IS NULL)::integer::bigint AS keys, tier,
+		billing_anchor, billing_timezone, created_at
+	FROM tierlimit.api_key
+	UNION ALL
+	SELECT * FROM (
+		SELECT DISTINCT ON (account) account, true, count(*) OVER (PARTITION BY account), tier,
+			billing_anchor, billing_timezone, created_at
+		FROM tierlimit.api_key WHERE account IS NOT NULL
+		ORDER BY account, created_at, name COLLATE "C") oldest;
+
+COMMENT ON VIEW tierlimit._billed_subject IS 'Keys and accounts, with what their billing periods and prices go by; an account has that of its oldest key';
+
+CREATE VIEW tierlimit._billed_tier AS
+	SELECT t.name AS tier, t.price, coalesce(longest.period, '1 month') AS length, l.*
+	FROM tierlimit.tier t,
+		LATERAL (SELECT max(period) AS period FROM tierlimit.tier_limit
+			WHERE tier = t.name AND kind = 'calendar') longest,
+		LATERAL (SELECT max(max) FILTER (WHERE unit = 'requests')::bigint AS requests_included,
+				max(overage_price) FILTER (WHERE unit = 'requests') AS requests_price,
+				max(max) FILTER (WHERE unit = 'credits')::bigint AS credits_included,
+				max(overage_price) FILTER (WHERE unit = 'credits') AS credits_price
+			FROM tierlimit.tier_limit
+			WHERE tier = t.name AND kind = 'calendar' AND period = longest.period) l;
+
+COMMENT ON VIEW tierlimit._billed_tier IS 'What bills say of a tier: its longest calendar limit, of each unit, and its prices';
+
+CREATE FUNCTION tierlimit._now() RETURNS timestamptz
+	AS 'MODULE_PATHNAME', 'tierlimit_now_1_0' LANGUAGE C STABLE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION tierlimit._now() IS 'The clock that calls are decided by: the server''s, or tierlimit.now';
+
+CREATE FUNCTION tierlimit._calendar_period(length interval, anchor timestamptz, timezone text, at timestamptz,
+		OUT period_start timestamptz, OUT period_end timestamptz)
+	AS 'MODULE_PATHNAME', 'tierlimit_calendar_period_1_0' LANGUAGE C STABLE PARALLEL SAFE;
+
+COMMENT ON FUNCTION tierlimit._calendar_period(interval, timestamptz, text, timestamptz) IS 'The calendar period that a time is in, as windows have it';
+
+-- The billing period of a time: that of the calendar, as far as it is free of the subject's
+-- other periods.  NULL if the time is in one of these.  One of them, by its start, can be
+-- taken for not there.
+CREATE FUNCTION tierlimit._billing_period(subject text, is_account boolean, length interval, anchor timestamptz,
+		timezone text, at timestamptz, instead_of timestamptz DEFAULT NULL,
+		OUT period_start timestamptz, OUT period_end timestamptz)
+	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH other AS (
+		(SELECT b.period_start, b.period_end FROM tierlimit.bill b
+			WHERE b.subject = $1 AND b.is_account = $2 AND b.period_start <= at ORDER BY b.period_start DESC LIMIT 1)
+		UNION ALL
+		(SELECT b.period_start, b.period_end FROM tierlimit.bill b
+			WHERE b.subject = $1 AND b.is_account = $2 AND b.period_start > at ORDER BY b.period_start LIMIT 1)
+		UNION ALL
+		(SELECT p.period_start, p.period_end FROM tierlimit.bill_period p
+			WHERE p.subject = $1 AND p.is_account = $2 AND p.period_start <> coalesce(instead_of, 'infinity')))
+	SELECT greatest(c.period_start, n.since), least(c.period_end, n.until)
+	FROM (SELECT max(o.period_end) FILTER (WHERE o.period_start <= at) AS since,
+			min(o.period_start) FILTER (WHERE o.period_start > at) AS until FROM other o) n,
+		tierlimit._calendar_period(length, anchor, timezone, at) c
+	WHERE n.since IS NULL OR n.since <= at;
+$$;
+
+COMMENT ON FUNCTION tierlimit._billing_period(text, boolean, interval, timestamptz, text, timestamptz, timestamptz) IS 'The billing period that a time is in, between the subject''s others';
+
+-- Open the periods that bill_pending asks for.  Usage that goes on after the end of a
+-- period asks for the next one in the next round.
+CREATE FUNCTION tierlimit._open_bill_periods() RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	WHILE EXISTS (SELECT FROM tierlimit.bill_pending) LOOP
+		INSERT INTO tierlimit.bill_period (subject, is_account, period_start, period_end, length, anchor, timezone)
+		SELECT n.subject, n.is_account, c.period_start, c.period_end,
+			coalesce(t.length, '1 month'), r.billing_anchor, coalesce(r.billing_timezone, 'UTC')
+		FROM (SELECT DISTINCT ON (subject, is_account) subject, is_account, first_at, tier
+				FROM tierlimit.bill_pending ORDER BY subject, is_account, first_at) n
+			LEFT JOIN tierlimit._billed_subject r USING (subject, is_account)
+			LEFT JOIN tierlimit._billed_tier t ON t.tier = coalesce(r.tier, n.tier),
+			tierlimit._billing_period(n.subject, n.is_account, coalesce(t.length, '1 month'), r.billing_anchor,
+				coalesce(r.billing_timezone, 'UTC'), n.first_at) c
+		WHERE c.period_start IS NOT NULL;
+
+		-- what has its period is done; of the rest there is only what is after the period
+		WITH periods AS (
+			SELECT subject, is_account, period_start, period_end FROM tierlimit.bill_period
+			WHERE (subject, is_account) IN (SELECT subject, is_account FROM tierlimit.bill_pending)
+			UNION ALL
+			SELECT subject, is_account, period_start, max(period_end) FROM tierlimit.bill
+			WHERE (subject, is_account) IN (SELECT subject, is_account FROM tierlimit.bill_pending)
+			GROUP BY 1, 2, 3)
+		UPDATE tierlimit.bill_pending n SET first_at = p.period_end
+		FROM periods p
+		WHERE p.subject = n.subject AND p.is_account = n.is_account
+			AND n.first_at >= p.period_start AND n.first_at < p.period_end;
+		DELETE FROM tierlimit.bill_pending WHERE first_at > last_at;
+	END LOOP;
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit._open_bill_periods() IS 'Open the billing periods that bill_pending asks for';
+
+-- Rows that come late for a period that is open have its bill wait for more of them; those
+-- for a period that is on a bill are carried over.
+CREATE FUNCTION tierlimit._carry_to_next_bill(at timestamptz[], key text[], account text[], tier text[],
+		error_code integer[], requests integer[], credits bigint[], summed_until timestamptz)
+	RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH late AS (
+		SELECT coalesce(account, key) AS subject, account IS NOT NULL AS is_account, at, tier,
+			CASE error_code WHEN 0 THEN requests ELSE 0 END AS requests,
+			CASE error_code WHEN 0 THEN credits ELSE 0 END AS credits,
+			CASE error_code WHEN 0 THEN 0 ELSE requests END AS denied
+		FROM unnest($1, $2, $3, $4, $5, $6, $7) AS r (at, key, account, tier, error_code, requests, credits)
+		WHERE at < $8 AND tierlimit._summed_key(key, tier, error_code) IS NOT NULL),
+	touched AS (
+		UPDATE tierlimit.bill_period p SET touched_at = now()
+		FROM (SELECT DISTINCT subject, is_account FROM late) l
+		WHERE p.subject = l.subject AND p.is_account = l.is_account AND p.period_end <= now()
+			AND p.touched_at < now() - interval '1 second'),
+	carried AS (
+		SELECT * FROM late l
+		WHERE EXISTS (SELECT FROM tierlimit.bill b WHERE b.subject = l.subject AND b.is_account = l.is_account
+			AND l.at >= b.period_start AND l.at < b.period_end)),
+	asked AS (
+		INSERT INTO tierlimit.bill_pending (subject, is_account, first_at, last_at, tier)
+		SELECT subject, is_account, now(), now(), max(tier) FROM carried GROUP BY 1, 2)
+	INSERT INTO tierlimit.bill_carried AS c (subject, is_account, requests, credits, denied)
+	SELECT subject, is_account, sum(requests), tierlimit._saturated(sum(credits)), sum(denied) FROM carried GROUP BY 1, 2
+	ON CONFLICT (subject, is_account) DO UPDATE SET requests = c.requests + excluded.requests,
+		credits = tierlimit._saturated(c.credits::numeric + excluded.credits), denied = c.denied + excluded.denied;
+$$;
+
+COMMENT ON FUNCTION tierlimit._carry_to_next_bill(timestamptz[], text[], text[], text[], integer[], integer[], bigint[], timestamptz) IS 'Note rows that come late for bills';
+
+-- What the sums have of periods, which end when the sums do at the latest: whole days of
+-- UTC by days, the hours before and after these by hours, and what is before and after
+-- those from the log; or else, where the log is gone, an hour is where it starts.
+CREATE FUNCTION tierlimit._period_usage(subjects text[], accounts boolean[],
+		starts timestamptz[], ends timestamptz[])
+	RETURNS TABLE (subject text, is_account boolean, period_start timestamptz,
+		requests numeric, credits numeric, denied numeric)
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	parts text[];
+	source record;
+BEGIN
+	FOR source IN SELECT * FROM (VALUES
+			('p.subject = u.key AND u.account IS NULL AND NOT p.is_account'),
+			('p.subject = u.account AND p.is_account')) AS x (belongs) LOOP
+		parts := parts || format($sql$
+			SELECT p.subject, p.is_account, p.period_start, u.requests, u.credits, u.denied
+			FROM p JOIN tierlimit.usage_daily u ON %1$s AND u.day >= p.first_day AND u.day < p.end_day
+				AND u.day >= (SELECT min(first_day) FROM p)
+			UNION ALL
+			SELECT p.subject, p.is_account, p.period_start, u.requests, u.credits, u.denied
+			FROM p, LATERAL (VALUES (p.first_hour, least(p.first_day, p.end_hour)),
+					(greatest(p.end_day, p.first_day), p.end_hour)) e (since, until), tierlimit.usage_hourly u
+			WHERE e.since < e.until AND %1$s AND u.hour >= e.since AND u.hour < e.until
+			UNION ALL
+			SELECT p.subject, p.is_account, p.period_start, CASE u.error_code WHEN 0 THEN u.requests ELSE 0 END,
+				CASE u.error_code WHEN 0 THEN u.credits ELSE 0 END, CASE u.error_code WHEN 0 THEN 0 ELSE u.requests END
+			FROM p, LATERAL (VALUES (p.period_start, least(p.first_hour, p.until)),
+					(greatest(p.end_hour, p.first_hour), p.until)) e (since, until), tierlimit.request_log u
+			WHERE e.since < e.until AND e.since >= p.kept_since AND %1$s AND u.at >= e.since AND u.at < e.until
+				AND tierlimit._summed_key(u.key, u.tier, u.error_code) IS NOT NULL$sql$, source.belongs);
+	END LOOP;
+	RETURN QUERY EXECUTE format($sql$
+		WITH p AS MATERIALIZED (
+			SELECT u.subject, u.is_account, u.period_start, s.kept_since, least(u.period_end, s.summed_until) AS until,
+				-- the whole hours and days in it; the last one ends with the sums, if it is not whole
+				date_trunc('hour', u.period_start + interval '1 hour' - interval '1 microsecond', 'UTC') AS first_hour,
+				date_trunc('day', u.period_start + interval '1 day' - interval '1 microsecond', 'UTC') AS first_day,
+				CASE WHEN u.period_end >= s.summed_until THEN s.summed_until
+					WHEN u.period_end <= s.kept_since THEN u.period_end
+					ELSE date_trunc('hour', u.period_end, 'UTC') END AS end_hour,
+				CASE WHEN u.period_end >= s.summed_until THEN s.summed_until
+					ELSE date_trunc('day', u.period_end, 'UTC') END AS end_day
+			FROM unnest($1, $2, $3, $4) AS u (subject, is_account, period_start, period_end), tierlimit.log_state s)
+		SELECT subject, is_account, period_start, sum(requests)::numeric, sum(credits)::numeric, sum(denied)::numeric
+		FROM (%s) x GROUP BY 1, 2, 3$sql$, array_to_string(parts, ' UNION ALL '))
+	USING $1, $2, $3, $4;
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit._period_usage(text[], boolean[], timestamptz[], timestamptz[]) IS 'What subjects have used in periods, as far as it is summed up';
+
+-- The tier of the last call before a time, of a subject that is not registered.
+CREATE FUNCTION tierlimit._last_tier(subject text, is_account boolean, before timestamptz) RETURNS text
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	last timestamptz := CASE WHEN is_account
+		THEN (SELECT max(hour) FROM tierlimit.usage_hourly u WHERE u.account = $1 AND u.hour < before)
+		ELSE (SELECT max(hour) FROM tierlimit.usage_hourly u WHERE u.key = $1 AND u.account IS NULL AND u.hour < before) END;
+BEGIN
+	-- (where the log is gone, all that is known is the hour)
+	RETURN coalesce(
+		(SELECT tier FROM tierlimit.request_log l
+		WHERE at >= last AND at < before AND l.tier IS NOT NULL AND coalesce(l.account, l.key) = $1 AND (l.account IS NOT NULL) = $2
+		ORDER BY at DESC LIMIT 1),
+		(SELECT max(tier) FROM tierlimit.usage_hourly u
+		WHERE hour = last AND coalesce(u.account, u.key) = $1 AND (u.account IS NOT NULL) = $2));
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit._last_tier(text, boolean, timestamptz) IS 'The tier of the last call before a time';
+
+-- The rows of a bill.
+CREATE FUNCTION tierlimit._bill_lines(keys bigint, price numeric, requests numeric, credits numeric, denied numeric,
+		requests_included bigint, requests_price numeric, credits_included bigint, credits_price numeric)
+	RETURNS TABLE (unit text, used bigint, denied bigint, included bigint, overage bigint, unit_price numeric, amount numeric)
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+	SELECT u.unit, tierlimit._saturated(u.used), denied::bigint, u.included, tierlimit._saturated(o.overage), u.unit_price,
+		coalesce(o.overage * u.unit_price, 0)
+	FROM (VALUES ('requests', requests, requests_included, requests_price),
+			('credits', credits, credits_included, credits_price)) u (unit, used, included, unit_price),
+		-- (where nothing is included, nothing is over)
+		LATERAL (SELECT greatest(u.used - u.included, 0) AS overage) o
+	WHERE requests <> 0 OR credits <> 0 OR denied <> 0 OR (keys > 0 AND price IS NOT NULL)
+	UNION ALL
+	SELECT 'period', 1, 0, NULL, 0, price, price WHERE keys > 0 AND price IS NOT NULL;
+$$;
+
+COMMENT ON FUNCTION tierlimit._bill_lines(bigint, numeric, numeric, numeric, numeric, bigint, numeric, bigint, numeric) IS 'The rows of a bill; none for whoever has neither called nor a price';
+
+-- What holds now for periods that are over by this time, and were not touched since that
+-- time, holds at their end: put it down.
+CREATE FUNCTION tierlimit._freeze_bills(over_at timestamptz, untouched_since timestamptz) RETURNS void
+	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	UPDATE tierlimit.bill_period p SET frozen = true, tier = x.tier, keys = x.keys, price = t.price,
+		requests_included = t.requests_included, requests_price = t.requests_price,
+		credits_included = t.credits_included, credits_price = t.credits_price
+	FROM (SELECT o.subject, o.is_account, o.period_start, coalesce(r.keys, 0) AS keys,
+			coalesce(r.tier, tierlimit._last_tier(o.subject, o.is_account, o.period_end)) AS tier
+		FROM tierlimit.bill_period o LEFT JOIN tierlimit._billed_subject r USING (subject, is_account)
+		WHERE NOT o.frozen AND o.period_end <= over_at AND o.touched_at < untouched_since
+		ORDER BY o.subject, o.is_account, o.period_start FOR UPDATE OF o) x
+		LEFT JOIN tierlimit._billed_tier t ON t.tier = x.tier
+	WHERE p.subject = x.subject AND p.is_account = x.is_account AND p.period_start = x.period_start;
+$$;
+
+COMMENT ON FUNCTION tierlimit._freeze_bills(timestamptz, timestamptz) IS 'Put down what holds at the end of billing periods';
+
+-- Whoever changes what bills depend on puts down first what held at the end of the periods
+-- that are over.
+CREATE FUNCTION tierlimit._before_change() RETURNS trigger
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF EXISTS (SELECT FROM tierlimit.bill_period WHERE NOT frozen AND period_end <= tierlimit._now()) THEN
+		PERFORM tierlimit._freeze_bills(tierlimit._now(), 'infinity');
+	END IF;
+	RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit._before_change() IS 'Trigger: bills of periods that are over do not change any more';
+
+-- Logical replication fires those of rows only.
+DO $$
+DECLARE
+	tab text;
+BEGIN
+	FOREACH tab IN ARRAY ARRAY['tier', 'tier_limit', 'api_key'] LOOP
+		EXECUTE format('CREATE TRIGGER bills_first BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON tierlimit.%I
+			FOR EACH STATEMENT EXECUTE FUNCTION tierlimit._before_change()', tab);
+		EXECUTE format('CREATE TRIGGER bills_first_replicated BEFORE INSERT OR UPDATE OR DELETE ON tierlimit.%I
+			FOR EACH ROW EXECUTE FUNCTION tierlimit._before_change()', tab);
+		EXECUTE format('ALTER TABLE tierlimit.%I ENABLE REPLICA TRIGGER bills_first_replicated', tab);
+	END LOOP;
+END
+$$;
+
+-- Periods that go by another calendar than their subject does now, since its tier, anchor
+-- or time zone was changed: what is not over of them is made again.
+CREATE FUNCTION tierlimit._reopen_changed_periods() RETURNS void
+	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH changed AS (
+		DELETE FROM tierlimit.bill_period p
+		USING tierlimit._billed_subject r LEFT JOIN tierlimit._billed_tier t USING (tier)
+		WHERE r.subject = p.subject AND r.is_account = p.is_account AND NOT p.frozen AND p.period_end > now()
+			AND (p.length, p.anchor, p.timezone) IS DISTINCT FROM (t.length, r.billing_anchor, r.billing_timezone)
+		RETURNING p.*)
+	INSERT INTO tierlimit.bill_pending (subject, is_account, first_at, last_at)
+	SELECT subject, is_account, period_start, greatest(least(now(), period_end - interval '1 microsecond'), period_start)
+	FROM changed;
+$$;
+
+COMMENT ON FUNCTION tierlimit._reopen_changed_periods() IS 'Have billing periods follow a changed calendar';
+
+-- After a restore, no period is open: make those of all that is in the sums.
+CREATE FUNCTION tierlimit._open_all_periods() RETURNS void
+	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	INSERT INTO tierlimit.bill_pending (subject, is_account, first_at, last_at, tier)
+	SELECT s.* FROM (SELECT coalesce(account, key) AS subject, account IS NOT NULL AS is_account,
+			hour AS first_at, hour + interval '1 hour' - interval '1 microsecond' AS last_at, max(tier)
+		FROM tierlimit.usage_hourly WHERE key IS NOT NULL GROUP BY 1, 2, 3) s;
+$$;
+
+COMMENT ON FUNCTION tierlimit._open_all_periods() IS 'Have bill_pending ask for the periods of all sums';
+
+-- Who pays a price has a period also without a call: whoever was registered since the last
+-- time, from then on.
+CREATE FUNCTION tierlimit._open_priced_periods(since timestamptz) RETURNS void
+	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	INSERT INTO tierlimit.bill_pending (subject, is_account, first_at, last_at)
+	SELECT r.subject, r.is_account, n.at, n.at
+	FROM tierlimit._billed_subject r JOIN tierlimit._billed_tier t USING (tier),
+		tierlimit._calendar_period(t.length, r.billing_anchor, r.billing_timezone, since) c,
+		LATERAL (SELECT greatest(c.period_start, max(b.period_end)) AS at FROM tierlimit.bill b
+			WHERE b.subject = r.subject AND b.is_account = r.is_account) n
+	WHERE t.price IS NOT NULL AND r.keys > 0
+		AND NOT EXISTS (SELECT FROM tierlimit.bill_period p WHERE p.subject = r.subject AND p.is_account = r.is_account);
+$$;
+
+COMMENT ON FUNCTION tierlimit._open_priced_periods(timestamptz) IS 'Have bill_pending ask for the periods of those who pay a price';
+
+-- Write bills of periods that are over and summed up, some at a time.  A period for which
+-- rows came late waits for a while: there may be more.  Who pays a price goes on with the
+-- next period.  Returns whether there is more to do.
+CREATE FUNCTION tierlimit._keep_bills() RETURNS boolean
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET lock_timeout = '100ms' AS $$
+DECLARE
+	quiet_since timestamptz := now() - interval '20 seconds';
+	subjects text[];
+	accounts boolean[];
+	starts timestamptz[];
+	ends timestamptz[];
+BEGIN
+	LOCK TABLE ONLY tierlimit.request_log IN SHARE ROW EXCLUSIVE MODE;
+	IF NOT EXISTS (SELECT FROM tierlimit.log_state) THEN
+		RETURN false;
+	END IF;
+	IF NOT EXISTS (SELECT FROM tierlimit.bill_state) THEN
+		PERFORM tierlimit._open_all_periods();
+		INSERT INTO tierlimit.bill_state SELECT now();
+		PERFORM tierlimit._open_bill_periods();
+		PERFORM tierlimit._open_priced_periods(now());
+	ELSIF (SELECT opened_until <= now() - interval '10 minutes' FROM tierlimit.bill_state) THEN
+		PERFORM tierlimit._open_priced_periods(opened_until) FROM tierlimit.bill_state;
+		PERFORM tierlimit._reopen_changed_periods();
+		UPDATE tierlimit.bill_state SET opened_until = now();
+	END IF;
+	PERFORM tierlimit._open_bill_periods();
+	PERFORM tierlimit._freeze_bills(now(), quiet_since);
+
+	SELECT array_agg(subject), array_agg(is_account), array_agg(period_start), array_agg(period_end)
+	INTO subjects, accounts, starts, ends
+	FROM (SELECT p.subject, p.is_account, p.period_start, p.period_end
+		FROM tierlimit.bill_period p, tierlimit.log_state s
+		WHERE p.frozen AND p.period_end <= s.summed_until AND p.touched_at < quiet_since
+		ORDER BY p.period_end LIMIT 10000) x;
+	IF subjects IS NULL THEN
+		RETURN false;
+	END IF;
+	WITH over AS (
+		DELETE FROM tierlimit.bill_period p USING unnest(subjects, accounts, starts) AS x (subject, is_account, period_start)
+		WHERE p.subject = x.subject AND p.is_account = x.is_account AND p.period_start = x.period_start
+		RETURNING p.*),
+	carried AS (
+		DELETE FROM tierlimit.bill_carried c USING (SELECT subject, is_account, min(period_start) AS period_start FROM over GROUP BY 1, 2) o
+		WHERE c.subject = o.subject AND c.is_account = o.is_account
+		RETURNING c.*, o.period_start)
+	INSERT INTO tierlimit.bill
+	SELECT o.subject, o.keys, o.tier, o.period_start, o.period_end, l.unit, l.used, l.denied, l.included, l.overage,
+		l.unit_price, l.amount, o.is_account
+	FROM over o
+		LEFT JOIN tierlimit._period_usage(subjects, accounts, starts, ends) u USING (subject, is_account, period_start)
+		LEFT JOIN carried c USING (subject, is_account, period_start),
+		tierlimit._bill_lines(o.keys, o.price, coalesce(u.requests, 0) + coalesce(c.requests, 0),
+			coalesce(u.credits, 0) + coalesce(c.credits, 0), coalesce(u.denied, 0) + coalesce(c.denied, 0),
+			o.requests_included, o.requests_price, o.credits_included, o.credits_price) l;
+
+	INSERT INTO tierlimit.bill_pending (subject, is_account, first_at, last_at)
+	SELECT x.subject, x.is_account, x.period_end, x.period_end
+	FROM (SELECT subject, is_account, max(period_end) AS period_end
+			FROM unnest(subjects, accounts, ends) AS x (subject, is_account, period_end) GROUP BY 1, 2) x
+		JOIN tierlimit._billed_subject r USING (subject, is_account) JOIN tierlimit._billed_tier t USING (tier),
+		tierlimit._calendar_period(t.length, r.billing_anchor, r.billing_timezone, x.period_end) c
+	WHERE t.price IS NOT NULL AND r.keys > 0 AND c.period_end > r.created_at;
+	PERFORM tierlimit._open_bill_periods();
+	RETURN true;
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit._keep_bills() IS 'Open billing periods, and write some bills of those that are over; true: there may be more';
+
+--
+-- Reports
+--
+
+-- They run as the owner, so that who may call them needs no right on what they read; each
+-- waits until what was decided before is in the log.  In a transaction that is REPEATABLE
+-- READ they see what that sees.
+
+CREATE FUNCTION tierlimit._bucket(at timestamptz, step interval, timezone text) RETURNS timestamptz
+	AS 'MODULE_PATHNAME', 'tierlimit_bucket_1_0' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+
+COMMENT ON FUNCTION tierlimit._bucket(timestamptz, interval, text) IS 'The start of the step that a time is in, by the wall clock of a zone';
+
+-- From where a report reads which time: days and hours have sums, each of which is in one
+-- bucket; the rest is read from the log, row by row.  The last hour may not be over: its
+-- sum is that of the time until the sums end.  Where the log is gone, an hour is where it
+-- starts.
+CREATE FUNCTION tierlimit._report_spans("from" timestamptz, "to" timestamptz, step interval, timezone text)
+	RETURNS TABLE (source text, since timestamptz, until timestamptz, bucket timestamptz)
+	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH range AS MATERIALIZED (
+		SELECT greatest("from", least(first_hour, summed_until)) AS begins, "to" AS ends, summed_until,
+			date_trunc('hour', kept_since, 'UTC') AS kept_since
+		FROM (SELECT min(hour) AS first_hour FROM tierlimit.usage_by_code) f,
+			(SELECT coalesce(max(summed_until), '-infinity') AS summed_until,
+				coalesce(max(kept_since), '-infinity') AS kept_since FROM tierlimit.log_state) s),
+	hours AS MATERIALIZED (
+		SELECT h.begins, h.ends, b.bucket
+		FROM range r,
+			generate_series(date_trunc('hour', r.begins + interval '1 hour' - interval '1 microsecond', 'UTC'),
+				least(r.ends, r.summed_until) - interval '1 microsecond', interval '1 hour') g,
+			LATERAL (SELECT g AS begins, least(g + interval '1 hour', r.summed_until) AS ends) h,
+			LATERAL (SELECT tierlimit._bucket(h.begins, step, timezone) AS bucket) b
+		WHERE isfinite(r.begins) AND (h.ends <= r.kept_since
+			OR h.ends <= r.ends AND b.bucket = tierlimit._bucket(h.ends - interval '1 microsecond', step, timezone))),
+	days AS MATERIALIZED (
+		SELECT h.day, max(h.ends) AS ends, min(h.bucket) AS bucket
+		FROM (SELECT *, date_trunc('day', begins, 'UTC') AS day FROM hours) h, range r
+		GROUP BY h.day, r.summed_until
+		HAVING min(h.bucket) = max(h.bucket)
+			AND sum(h.ends - h.begins) = least(h.day + interval '1 day', r.summed_until) - h.day)
+	SELECT 'day', d.day, d.ends, d.bucket FROM days d
+	UNION ALL
+	SELECT 'hour', h.begins, h.ends, h.bucket FROM hours h
+	WHERE NOT EXISTS (SELECT FROM days d WHERE d.day = date_trunc('day', h.begins, 'UTC'))
+	UNION ALL
+	SELECT 'log', greatest(gap.begins, r.kept_since), gap.ends, NULL
+	FROM range r, (SELECT lag(h.ends, 1, r.begins) OVER (ORDER BY h.begins) AS begins, h.begins AS ends
+		FROM range r, (SELECT begins, ends FROM hours UNION ALL SELECT ends, ends FROM range) h) gap
+	WHERE greatest(gap.begins, r.kept_since) < gap.ends;
+$$;
+
+COMMENT ON FUNCTION tierlimit._report_spans(timestamptz, timestamptz, interval, text) IS 'Where a report reads what';
+
+CREATE FUNCTION tierlimit._require_range("from" timestamptz, "to" timestamptz) RETURNS void
+	LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF "from" IS NULL OR "to" IS NULL THEN
+		RAISE SQLSTATE '22004' USING MESSAGE = 'a report needs a time from which and a time to which';
+	ELSIF "from" > "to" THEN
+		RAISE SQLSTATE '22023' USING MESSAGE = 'a report''s range ends before it begins',
+			DETAIL = format('It is from %s to %s.', "from", "to");
+	END IF;
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit._require_range(timestamptz, timestamptz) IS 'Raise an ERROR unless this is a range';
+
+CREATE FUNCTION tierlimit._usage_report(since timestamptz, until timestamptz, step interval, one_key text, zone text)
+	RETURNS TABLE (bucket timestamptz, key text, account text, tier text, endpoint text,
+		requests bigint, credits bigint, denied bigint)
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_$
+#variable_conflict use_column
+DECLARE
+	days timestamptz[];
+	day_buckets timestamptz[];
+	hours timestamptz[];
+	hour_buckets timestamptz[];
+	parts text[];
+	condition text := CASE WHEN one_key IS NULL THEN '' ELSE format(' AND u.key = %L', one_key) END;
+BEGIN
+	PERFORM tierlimit._require_range($1, $2);
+	PERFORM tierlimit._bucket(now(), coalesce($3, '0'), coalesce($5, ''));
+	PERFORM tierlimit.log_flush();
+	SELECT array_agg(since) FILTER (WHERE source = 'day'), array_agg(bucket) FILTER (WHERE source = 'day'),
+		array_agg(since) FILTER (WHERE source = 'hour'), array_agg(bucket) FILTER (WHERE source = 'hour'),
+		array_agg(format('SELECT tierlimit._bucket(at, $5, $6), tierlimit._summed_key(key, tier, error_code), account, tier,
+				tierlimit._endpoint_pattern(endpoint), CASE error_code WHEN 0 THEN requests ELSE 0 END,
+				CASE error_code WHEN 0 THEN credits ELSE 0 END, CASE error_code WHEN 0 THEN 0 ELSE requests END
+			FROM tierlimit.request_log u WHERE at >= %L AND at < %L%s', since, until,
+			CASE WHEN one_key IS NOT NULL THEN condition || ' AND (error_code = 0 OR tier IS NOT NULL)' END)) FILTER (WHERE source = 'log')
+	INTO days, day_buckets, hours, hour_buckets, parts
+	FROM tierlimit._report_spans($1, $2, $3, $5);
+
+	-- (the bounds are for the plan: an index of ranges, or one of keys)
+	IF days IS NOT NULL THEN
+		parts := parts || format('SELECT s.bucket, u.key, u.account, u.tier, u.endpoint, u.requests, u.credits, u.denied
+			FROM unnest($1, $2) s (since, bucket) JOIN tierlimit.usage_daily u ON u.day = s.since
+			WHERE u.day BETWEEN %L AND %L%s', (SELECT min(d) FROM unnest(days) d), (SELECT max(d) FROM unnest(days) d), condition);
+	END IF;
+	IF hours IS NOT NULL THEN
+		parts := parts || format('SELECT s.bucket, u.key, u.account, u.tier, u.endpoint, u.requests, u.credits, u.denied
+			FROM unnest($3, $4) s (since, bucket) JOIN tierlimit.usage_hourly u ON u.hour = s.since
+			WHERE u.hour BETWEEN %L AND %L%s', (SELECT min(h) FROM unnest(hours) h), (SELECT max(h) FROM unnest(hours) h), condition);
+	END IF;
+	IF parts IS NULL THEN
+		RETURN;
+	END IF;
+	RETURN QUERY EXECUTE format('SELECT bucket, key, account, tier, endpoint,
+			tierlimit._saturated(sum(requests)), tierlimit._saturated(sum(credits)), tierlimit._saturated(sum(denied))
+		FROM (%s) AS x (bucket, key, account, tier, endpoint, requests, credits, denied)
+		GROUP BY 1, 2, 3, 4, 5 HAVING sum(requests) <> 0 OR sum(credits) <> 0 OR sum(denied) <> 0
+		ORDER BY 1, key COLLATE "C", account COLLATE "C", tier COLLATE "C", endpoint COLLATE "C"',
+		array_to_string(parts, ' UNION ALL '))
+	USING days, day_buckets, hours, hour_buckets, $3, $5;
+END
+$_$;
+
+COMMENT ON FUNCTION tierlimit._usage_report(timestamptz, timestamptz, interval, text, text) IS 'The work of usage_report()';
+
+CREATE FUNCTION tierlimit.usage_report("from" timestamptz, "to" timestamptz DEFAULT now(),
+		step interval DEFAULT '1 day', key text DEFAULT NULL, timezone text DEFAULT 'UTC')
+	RETURNS TABLE (bucket timestamptz, key text, account text, tier text, endpoint text,
+		requests bigint, credits bigint, denied bigint)
+	LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	SELECT * FROM tierlimit._usage_report($1, $2, $3, $4, $5);
+$$;
+
+COMMENT ON FUNCTION tierlimit.usage_report(timestamptz, timestamptz, interval, text, text) IS 'Calls, credits and denials by steps of time, of all keys or of one';
+
+CREATE FUNCTION tierlimit.usage_chart(key text, step interval DEFAULT '1 hour', steps integer DEFAULT 24)
+	RETURNS TABLE (bucket timestamptz, requests bigint, denied bigint, chart text)
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+	zone text := current_setting('TimeZone');
+	since timestamptz;
+BEGIN
+	IF $1 IS NULL OR $2 IS NULL OR $3 IS NULL OR $3 NOT BETWEEN 1 AND 10000 THEN
+		RAISE SQLSTATE '22023' USING MESSAGE = 'a chart needs a key, a step, and 1 to 10000 steps';
+	END IF;
+	RETURN QUERY
+	WITH RECURSIVE buckets AS (
+		SELECT tierlimit._bucket(tierlimit._now(), $2, zone) AS bucket, 1 AS n
+		UNION ALL
+		SELECT tierlimit._bucket(bucket - interval '1 microsecond', $2, zone), n + 1 FROM buckets WHERE n < $3),
+	bars AS (
+		SELECT b.bucket, coalesce(sum(r.requests), 0)::bigint AS requests, coalesce(sum(r.denied), 0)::bigint AS denied
+		FROM buckets b
+			LEFT JOIN tierlimit.usage_report((SELECT min(bucket) FROM buckets), 'infinity', $2, $1, zone) r USING (bucket)
+		GROUP BY 1),
+	-- in eighths of a character, 40 of which are the longest bar
+	sized AS (
+		SELECT *, CASE WHEN requests > 0 THEN greatest(round(320.0 * requests / max(requests) OVER ()), 1) ELSE 0 END::integer AS eighths
+		FROM bars)
+	SELECT bucket, requests, denied,
+		repeat(U&'\2588', eighths / 8) || substr(U&'\258F\258E\258D\258C\258B\258A\2589', eighths % 8, (eighths % 8 > 0)::integer)
+	FROM sized ORDER BY bucket;
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit.usage_chart(text, interval, integer) IS 'The calls of a key, with a bar for each of the last steps';
+
+-- The running bills: of periods that are not on a bill yet.  What they are of the sums, and
+-- what is in the log since these end.  A period whose subject goes by another calendar now
+-- is made here as the log writer will make it.
+CREATE FUNCTION tierlimit._running_bills(at timestamptz, summed_until timestamptz)
+	RETURNS TABLE (subject text, keys bigint, tier text, period_start timestamptz, period_end timestamptz,
+		unit text, used bigint, denied bigint, included bigint, overage bigint, unit_price numeric, amount numeric)
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_$
+BEGIN
+	RETURN QUERY EXECUTE format($sql$
+		WITH tail AS MATERIALIZED (
+			SELECT coalesce(account, key) AS subject, account IS NOT NULL AS is_account, at, tier,
+				CASE error_code WHEN 0 THEN requests ELSE 0 END AS requests,
+				CASE error_code WHEN 0 THEN credits ELSE 0 END AS credits,
+				CASE error_code WHEN 0 THEN 0 ELSE requests END AS denied
+			FROM tierlimit.request_log
+			WHERE at >= %1$L AND at >= (SELECT coalesce(max(summed_until), '-infinity') FROM tierlimit.log_state)
+				AND tierlimit._summed_key(key, tier, error_code) IS NOT NULL),
+		candidate AS (
+			SELECT DISTINCT subject, is_account FROM (
+				SELECT subject, is_account FROM tierlimit.bill_period
+				UNION ALL SELECT subject, is_account FROM tail
+				-- (after a restore, until the log writer has opened the periods)
+				UNION ALL SELECT coalesce(account, key), account IS NOT NULL FROM tierlimit.usage_daily
+					WHERE key IS NOT NULL AND NOT EXISTS (SELECT FROM tierlimit.bill_state)
+				UNION ALL SELECT r.subject, r.is_account FROM tierlimit._billed_subject r JOIN tierlimit._billed_tier t USING (tier)
+					WHERE t.price IS NOT NULL AND r.keys > 0) x),
+		billed AS MATERIALIZED (
+			SELECT DISTINCT subject, is_account FROM tierlimit.bill WHERE period_start <= $1 AND period_end > $1),
+		term AS MATERIALIZED (
+			SELECT c.subject, c.is_account, p.period_start, p.period_end, coalesce(p.frozen, false) AS frozen,
+				p.subject IS NOT NULL AND (p.frozen OR p.period_end <= tierlimit._now() OR r.subject IS NULL
+					OR (p.length, p.anchor, p.timezone) IS NOT DISTINCT FROM (t.length, r.billing_anchor, r.billing_timezone)) AS fits,
+				coalesce(r.billing_timezone, 'UTC') AS timezone, r.billing_anchor AS anchor, r.subject IS NOT NULL AS registered,
+				CASE WHEN p.frozen THEN p.tier ELSE r.tier END AS tier,
+				CASE WHEN p.frozen THEN p.keys ELSE coalesce(r.keys, 0) END AS keys,
+				r.created_at, p.requests_included, p.requests_price, p.credits_included, p.credits_price, p.price
+			FROM candidate c
+				LEFT JOIN tierlimit.bill_period p ON p.subject = c.subject AND p.is_account = c.is_account
+					AND p.period_start <= $1 AND p.period_end > $1
+				LEFT JOIN tierlimit._billed_subject r ON r.subject = c.subject AND r.is_account = c.is_account
+				LEFT JOIN tierlimit._billed_tier t ON t.tier = r.tier
+			WHERE NOT EXISTS (SELECT FROM billed b WHERE b.subject = c.subject AND b.is_account = c.is_account)),
+		named AS MATERIALIZED (
+			SELECT m.*, CASE WHEN m.registered OR m.frozen THEN m.tier ELSE coalesce(
+				(SELECT l.tier FROM tail l WHERE l.subject = m.subject AND l.is_account = m.is_account AND l.tier IS NOT NULL
+					AND (m.period_end IS NULL OR l.at < m.period_end) ORDER BY l.at DESC LIMIT 1),
+				tierlimit._last_tier(m.subject, m.is_account, coalesce(m.period_end, 'infinity'))) END AS last_tier
+			FROM term m),
+		placed AS MATERIALIZED (
+			SELECT n.subject, n.is_account, n.keys, n.last_tier AS tier, n.created_at, n.period_start AS opened_at,
+				CASE WHEN n.fits THEN ARRAY[n.period_start, n.period_end]
+					ELSE (SELECT ARRAY[c.period_start, c.period_end] FROM tierlimit._billing_period(n.subject, n.is_account,
+						coalesce(t.length, '1 month'), n.anchor, n.timezone, $1, n.period_start) c) END AS period,
+				CASE WHEN n.frozen THEN n.price ELSE t.price END AS price,
+				CASE WHEN n.frozen THEN n.requests_included ELSE t.requests_included END AS requests_included,
+				CASE WHEN n.frozen THEN n.requests_price ELSE t.requests_price END AS requests_price,
+				CASE WHEN n.frozen THEN n.credits_included ELSE t.credits_included END AS credits_included,
+				CASE WHEN n.frozen THEN n.credits_price ELSE t.credits_price END AS credits_price
+			FROM named n
+				LEFT JOIN tierlimit._billed_tier t ON t.tier = n.last_tier),
+		due AS MATERIALIZED (
+			SELECT *, period[1] AS period_start, period[2] AS period_end FROM placed WHERE period[1] IS NOT NULL),
+		summed AS (
+			SELECT u.* FROM (SELECT array_agg(subject) AS subjects, array_agg(is_account) AS accounts,
+					array_agg(period_start) AS starts, array_agg(period_end) AS ends FROM due) d,
+				tierlimit._period_usage(d.subjects, d.accounts, d.starts, d.ends) u),
+		since AS (
+			SELECT d.subject, d.is_account, sum(l.requests) AS requests, sum(l.credits) AS credits, sum(l.denied) AS denied
+			FROM due d JOIN tail l ON l.subject = d.subject AND l.is_account = d.is_account
+				AND l.at >= d.period_start AND l.at < d.period_end GROUP BY 1, 2),
+		carried AS (
+			SELECT c.* FROM tierlimit.bill_carried c JOIN due d USING (subject, is_account)
+			WHERE d.opened_at = (SELECT min(p.period_start) FROM tierlimit.bill_period p
+				WHERE p.subject = c.subject AND p.is_account = c.is_account))
+		SELECT d.subject, d.keys, d.tier, d.period_start, d.period_end, l.*
+		FROM due d
+			LEFT JOIN summed u USING (subject, is_account, period_start)
+			LEFT JOIN since s USING (subject, is_account)
+			LEFT JOIN carried c USING (subject, is_account),
+			tierlimit._bill_lines(d.keys, CASE WHEN d.period_end > d.created_at THEN d.price END,
+				coalesce(u.requests, 0) + coalesce(s.requests, 0) + coalesce(c.requests, 0),
+				coalesce(u.credits, 0) + coalesce(s.credits, 0) + coalesce(c.credits, 0),
+				coalesce(u.denied, 0) + coalesce(s.denied, 0) + coalesce(c.denied, 0),
+				d.requests_included, d.requests_price, d.credits_included, d.credits_price) l$sql$, $2)
+	USING $1;
+END
+$_$;
+
+COMMENT ON FUNCTION tierlimit._running_bills(timestamptz, timestamptz) IS 'Bills of periods that are not written yet';
+
+CREATE FUNCTION tierlimit.billing_report(at timestamptz DEFAULT now())
+	RETURNS TABLE (subject text, keys bigint, tier text, period_start timestamptz, period_end timestamptz,
+		unit text, used bigint, denied bigint, included bigint, overage bigint, unit_price numeric, amount numeric)
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+	IF $1 IS NULL OR NOT isfinite($1) THEN
+		RAISE SQLSTATE '22023' USING MESSAGE = 'a bill needs a time that its period contains';
+	END IF;
+	PERFORM tierlimit.log_flush();
+	RETURN QUERY
+	SELECT * FROM (
+		SELECT b.subject, b.keys, b.tier, b.period_start, b.period_end, b.unit, b.used, b.denied, b.included, b.overage,
+			b.unit_price, b.amount
+		FROM tierlimit.bill b WHERE b.period_start <= $1 AND b.period_end > $1
+		UNION ALL
+		SELECT * FROM tierlimit._running_bills($1, (SELECT coalesce(max(summed_until), '-infinity') FROM tierlimit.log_state))) x
+	ORDER BY subject COLLATE "C", period_start, CASE unit WHEN 'requests' THEN 1 WHEN 'credits' THEN 2 ELSE 3 END;
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit.billing_report(timestamptz) IS 'The bills of the periods that contain a time: a row for each subject and unit';
+
+--
 -- Statistics
 --
 
@@ -803,6 +1667,20 @@ END
 $$;
 
 COMMENT ON FUNCTION tierlimit.grant_service(name) IS 'Grant a role what a service needs to check calls and answer them, and no more';
+
+CREATE FUNCTION tierlimit.grant_reporting(role name) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	EXECUTE format('GRANT USAGE ON SCHEMA tierlimit TO %I', role);
+	EXECUTE format('GRANT USAGE ON TYPE tierlimit.verification TO %I', role);
+	EXECUTE format('GRANT EXECUTE ON FUNCTION tierlimit.usage_report, tierlimit.billing_report,'
+				   ' tierlimit.usage_chart, tierlimit.verify TO %I', role);
+	EXECUTE format('GRANT SELECT ON tierlimit.request_log, tierlimit.usage_hourly, tierlimit.usage_daily,'
+				   ' tierlimit.usage_by_code, tierlimit.bill TO %I', role);
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit.grant_reporting(name) IS 'Grant a role the reports, and to read the log, the sums and the bills, and no more';
 
 CREATE FUNCTION tierlimit.grant_monitoring(role name) RETURNS void
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$

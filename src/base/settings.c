@@ -27,6 +27,7 @@ int			tierlimit_durability = DURABILITY_ASYNC;
 int			tierlimit_flush_interval = 200;
 int			tierlimit_log_granularity = 0;
 int			tierlimit_log_retention = DEFAULT_RETENTION;
+int			tierlimit_usage_retention = 0;
 int			tierlimit_request_memory = 10 * SECS_PER_MINUTE;
 int			tierlimit_on_log_failure = LOG_FAILURE_CONTINUE;
 int			tierlimit_ipv6_prefix = 64;
@@ -135,9 +136,17 @@ settings_define(void)
 
 	DefineCustomIntVariable("tierlimit.log_retention",
 							"Sets the time after which rows of the request log are dropped.",
-							"They are kept for as long as any tier's longest limit in any case. Hourly sums are kept for good.",
+							"They are kept for as long as any tier's longest limit in any case. Sums are kept for longer: see tierlimit.usage_retention.",
 							&tierlimit_log_retention,
 							DEFAULT_RETENTION, HOURS_PER_DAY * MINS_PER_HOUR, PG_INT32_MAX,
+							PGC_SIGHUP, GUC_UNIT_MIN,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("tierlimit.usage_retention",
+							"Sets the time after which hourly and daily sums are dropped.",
+							"0 means that they are kept for good. They are kept in any case until they are billed.",
+							&tierlimit_usage_retention,
+							0, 0, PG_INT32_MAX,
 							PGC_SIGHUP, GUC_UNIT_MIN,
 							NULL, NULL, NULL);
 

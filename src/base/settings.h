@@ -37,6 +37,7 @@ extern int	tierlimit_durability;	/* Durability */
 extern int	tierlimit_flush_interval;	/* ms */
 extern int	tierlimit_log_granularity;	/* ms */
 extern int	tierlimit_log_retention;	/* minutes */
+extern int	tierlimit_usage_retention;	/* minutes; 0: for good */
 extern int	tierlimit_request_memory;	/* seconds */
 extern int	tierlimit_on_log_failure;	/* LogFailurePolicy */
 extern int	tierlimit_ipv6_prefix;	/* bits of an address that count */

@@ -11,6 +11,9 @@
  * wall-clock time that a change skips or repeats is understood as PostgreSQL
  * understands it on input.
  *
+ * Reports are cut into buckets, which go by the wall clock also where they are
+ * shorter than a day.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -39,6 +42,19 @@ find_timezone(const char *timezone)
 	pg_tz	   *zone = pg_tzset(timezone);
 
 	return zone != NULL && pg_tz_acceptable(zone) ? zone : NULL;
+}
+
+/* Return a time zone; raises an ERROR if the server does not know it. */
+static pg_tz *
+require_timezone(const char *timezone)
+{
+	pg_tz	   *zone = find_timezone(timezone);
+
+	if (zone == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("time zone \"%s\" not recognized", timezone)));
+	return zone;
 }
 
 /* The names of all time zones, in lower case. */
@@ -209,16 +225,11 @@ Span
 calendar_span(const Interval *length, TimestampTz anchor,
 			  const char *timezone, TimestampTz now)
 {
-	pg_tz	   *zone = find_timezone(timezone);
+	pg_tz	   *zone = require_timezone(timezone);
 	WallClock	wall;
 	WallClock	now_wall;
 	int64		k;
 	Span		span;
-
-	if (zone == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("time zone \"%s\" not recognized", timezone)));
 
 	wall = anchor_clock(anchor, zone);
 	if (length->month == 0 && length->day == 0)
@@ -241,4 +252,91 @@ calendar_span(const Interval *length, TimestampTz anchor,
 		k++;
 	}
 	return span;
+}
+
+/*
+ * Return how far a zone's wall clock is ahead of UTC at a time, in
+ * microseconds.
+ */
+static int64
+offset_at(TimestampTz at, pg_tz *zone)
+{
+	struct pg_tm tm;
+	fsec_t		fsec;
+	int			offset;
+
+	if (timestamp2tm(at, &offset, &tm, &fsec, NULL, zone) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+				 errmsg("timestamp out of range")));
+	return -(int64) offset * USECS_PER_SEC;
+}
+
+/* Return the first change of a zone's clock after a time; DT_NOEND: none. */
+static TimestampTz
+next_change(TimestampTz after, const pg_tz *zone)
+{
+	pg_time_t	seconds = timestamptz_to_time_t(after);
+	pg_time_t	boundary;
+	long int	offset_before;
+	long int	offset_after;
+	int			is_summer_before;
+	int			is_summer_after;
+
+	if (pg_next_dst_boundary(&seconds, &offset_before, &is_summer_before,
+							 &boundary, &offset_after, &is_summer_after,
+							 zone) <= 0)
+		return DT_NOEND;
+	return time_t_to_timestamptz(boundary);
+}
+
+/*
+ * Return the start of the bucket of a time, where buckets are this many
+ * microseconds by the wall clock.  The clock may have changed since the
+ * bucket's start.  Where it went forward over that, the bucket starts with the
+ * change.  Where it went back, a bucket of an hour or less starts again with
+ * the change, so that an hour that comes twice is two; a longer one goes on.
+ */
+static TimestampTz
+wall_bucket(int64 step, TimestampTz at, pg_tz *zone)
+{
+	const WallClock origin = anchor_clock(DT_NOBEGIN, zone);
+	const int64 epoch = (int64) (date2j(origin.tm.tm_year, origin.tm.tm_mon,
+										origin.tm.tm_mday) -
+								 POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
+	int64		offset = offset_at(at, zone);
+	int64		local = epoch + floor_divide(at + offset - epoch, step) * step;
+	TimestampTz start = local - offset;
+	TimestampTz change = next_change(start - USECS_PER_DAY, zone);
+	int64		before;
+
+	/* Find the last change before the time that may matter. */
+	for (;;)
+	{
+		TimestampTz next = change > at ? DT_NOEND : next_change(change, zone);
+
+		if (next > at)
+			break;
+		change = next;
+	}
+	if (change > at)
+		return start;
+	before = local - offset_at(change - 1, zone);
+	if (step > USECS_PER_HOUR && before < change)
+		return before;
+	return Max(start, change);
+}
+
+/*
+ * Return the start of the bucket that a time is in, where buckets follow each
+ * other by the zone's wall clock from 2001-01-01 00:00 there.  The step is as
+ * the length of calendar_span().  Loads the time zone if it is not loaded, so
+ * no lock may be held.  Raises an ERROR if there is no such time zone.
+ */
+TimestampTz
+calendar_bucket(const Interval *step, const char *timezone, TimestampTz at)
+{
+	if (step->month != 0 || step->day != 0)
+		return calendar_span(step, DT_NOBEGIN, timezone, at).start;
+	return wall_bucket(step->time, at, require_timezone(timezone));
 }

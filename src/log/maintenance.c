@@ -20,6 +20,10 @@
  * rows that are being written, and the writer asks for the state after it has
  * written, each time.
  *
+ * Bills: once a minute, those of billing periods that are over are written, in
+ * the order of their ends, some in a transaction.  Where one ended inside of
+ * an hour, the sums go as far first.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -53,6 +57,8 @@ typedef struct Maintenance
 	TimestampTz partitions_due;
 	TimestampTz drops_due;
 	TimestampTz sums_due;
+	TimestampTz bills_due;
+	TimestampTz bills_end;		/* sums are wanted up to here for bills */
 	int64		step;			/* length of the next step of the sums, in
 								 * microseconds */
 } Maintenance;
@@ -60,7 +66,7 @@ typedef struct Maintenance
 static Maintenance maintenance;
 
 /*
- * Each of these two statements does a piece of what is to be done; it returns
+ * Each of these statements does a piece of what is to be done; it returns
  * a row if there is more.
  */
 static SpiStatement add_partitions = {
@@ -69,8 +75,17 @@ static SpiStatement add_partitions = {
 };
 
 static SpiStatement drop_old_log = {
-	"SELECT FROM tierlimit._drop_old_log($1) AS more WHERE more",
-	1, {INTERVALOID}, NULL
+	"SELECT FROM tierlimit._drop_old_log($1, $2) AS more WHERE more",
+	2, {INTERVALOID, INTERVALOID}, NULL
+};
+
+static SpiStatement keep_bills = {
+	"SELECT FROM tierlimit._keep_bills() AS more WHERE more", 0, {0}, NULL
+};
+
+static SpiStatement last_period_end = {
+	"SELECT pg_catalog.max(period_end) FROM tierlimit.bill_period"
+	" WHERE period_end OPERATOR(pg_catalog.<=) $1", 1, {TIMESTAMPTZOID}, NULL
 };
 
 static SpiStatement sum_log = {
@@ -178,14 +193,15 @@ static void
 sum_up(TimestampTz now)
 {
 	TimestampTz from = maintenance_summed_until();
-	TimestampTz until = closed_until(now);
+	TimestampTz goal = Max(closed_until(now), maintenance.bills_end);
+	TimestampTz until = goal;
 	Datum		arg;
 	int64		took;
 
 	maintenance.sums_due = now + RETRY_PAUSE;
 	if (from < until)
 	{
-		until = Min(from + maintenance.step, until);
+		until = Min(from + maintenance.step, goal);
 		until -= until % USECS_PER_MINUTE;	/* sums are of whole minutes */
 		arg = TimestampTzGetDatum(until);
 		spi_write(&sum_log, &arg);
@@ -195,23 +211,69 @@ sum_up(TimestampTz now)
 		else if (took > STEP_GOAL * 2)
 			maintenance.step = Max(maintenance.step / 2, SHORTEST_STEP);
 	}
-	maintenance.sums_due = until < closed_until(now) ? 0
+	maintenance.sums_due = until < goal ? 0
 		: closed_until(now) + USECS_PER_HOUR + CLOSING_TIME;
 }
 
 /*
- * Drop what is older than tierlimit.log_retention, and note when to look
- * again.
+ * Return the first whole minute after the ends of all billing periods that are
+ * over; DT_NOBEGIN if none is.
+ */
+static TimestampTz
+bills_wanted_until(TimestampTz now)
+{
+	TimestampTz over = now - CLOSING_TIME;
+	TimestampTz end;
+	SpiReading	reading;
+	Datum		arg;
+
+	over -= over % USECS_PER_MINUTE;
+	arg = TimestampTzGetDatum(over);
+	spi_begin(&reading);
+	spi_run(&reading, &last_period_end, &arg);
+	end = DatumGetTimestampTz(spi_value(0, 1, TimestampTzGetDatum(DT_NOBEGIN)));
+	spi_end(&reading);
+	if (end != DT_NOBEGIN && end % USECS_PER_MINUTE != 0)
+		end += USECS_PER_MINUTE - end % USECS_PER_MINUTE;
+	return end;
+}
+
+/*
+ * Write some bills, and note when to look again.  Sums that they need are made
+ * first.
+ */
+static void
+keep_up_bills(TimestampTz now)
+{
+	maintenance.bills_due = now + RETRY_PAUSE;
+	if (spi_write(&keep_bills, NULL) > 0)
+		maintenance.bills_due = now;
+	maintenance.bills_end = bills_wanted_until(now);
+	if (maintenance.bills_end != DT_NOBEGIN &&
+		maintenance.bills_end > maintenance_summed_until())
+	{
+		maintenance.sums_due = 0;
+		maintenance.bills_due = now;
+	}
+}
+
+/*
+ * Drop what is older than tierlimit.log_retention or
+ * tierlimit.usage_retention, and note when to look again.
  */
 static void
 drop_old(TimestampTz now)
 {
 	Interval	retention = {0};
-	Datum		arg = IntervalPGetDatum(&retention);
+	Interval	usage_retention = {0};
+	Datum		args[] = {
+		IntervalPGetDatum(&retention), IntervalPGetDatum(&usage_retention)
+	};
 
 	maintenance.drops_due = now + RETRY_PAUSE;
 	retention.time = tierlimit_log_retention * USECS_PER_MINUTE;
-	if (spi_write(&drop_old_log, &arg) > 0)
+	usage_retention.time = tierlimit_usage_retention * USECS_PER_MINUTE;
+	if (spi_write(&drop_old_log, args) > 0)
 		maintenance.drops_due = now;
 	else
 		maintenance.drops_due = now + MAINTENANCE_PAUSE;
@@ -224,7 +286,8 @@ maintenance_is_due(void)
 	TimestampTz now = GetCurrentTimestamp();
 
 	return now >= Min(maintenance.partitions_due,
-					  Min(maintenance.sums_due, maintenance.drops_due));
+					  Min(maintenance.sums_due,
+						  Min(maintenance.bills_due, maintenance.drops_due)));
 }
 
 /*
@@ -238,8 +301,8 @@ maintenance_run(void)
 
 	if (installation_if_any() == NULL)
 	{
-		maintenance.partitions_due = maintenance.sums_due = maintenance.drops_due =
-			now + RETRY_PAUSE;
+		maintenance.partitions_due = maintenance.sums_due =
+			maintenance.bills_due = maintenance.drops_due = now + RETRY_PAUSE;
 		return;
 	}
 	know_installation();
@@ -247,6 +310,8 @@ maintenance_run(void)
 		keep_up_partitions(now);
 	else if (now >= maintenance.sums_due)
 		sum_up(now);
+	else if (now >= maintenance.bills_due)
+		keep_up_bills(now);
 	else if (now >= maintenance.drops_due)
 		drop_old(now);
 }

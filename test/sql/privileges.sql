@@ -30,7 +30,7 @@ SELECT tierlimit.reset('served');
 SELECT * FROM tierlimit.verify('served');
 SELECT tierlimit.log_flush();
 SELECT tierlimit._sum_log(now());
-SELECT tierlimit._drop_old_log('1 day');
+SELECT tierlimit._drop_old_log('1 day', '0');
 SELECT * FROM tierlimit.request_log;
 SELECT * FROM tierlimit.request_log_default;
 SELECT * FROM tierlimit.usage_hourly;

@@ -31,11 +31,26 @@ RESET tierlimit.now;
 SELECT pg_sleep(1.2);
 SELECT tierlimit.log_flush();
 SQL
+
+# Bills of periods that were over, one of which is not written yet.
+sql(<<'SQL', 'original');
+SELECT set_config('tierlimit.now', (now() - interval '70 days')::text, false);
+SELECT count(*) FROM tierlimit.check_many(array_fill('older'::text, '{10}'), 'day');
+SELECT tierlimit.log_flush();
+RESET tierlimit.now;
+UPDATE tierlimit.bill_period SET touched_at = now() - interval '1 hour';
+SELECT tierlimit._keep_bills();
+SELECT set_config('tierlimit.now', (now() - interval '100 days')::text, false);
+SELECT count(*) FROM tierlimit.check_many(array_fill('older'::text, '{10}'), 'day');
+SELECT tierlimit.log_flush();
+SQL
 is(differences('original'), '', 'before: usage is the sum of the log');
 
 # All that is to be carried.
 my %tables = map { $_ => "SELECT * FROM tierlimit.$_ ORDER BY $_" }
-  qw(tier tier_limit api_key error_code request_log usage_hourly usage_minute log_state);
+  qw(tier tier_limit api_key error_code request_log usage_hourly usage_daily usage_by_code usage_minute log_state bill);
+$tables{'the running bills'} = 'SELECT * FROM tierlimit.billing_report(now())';
+$tables{'bills that are not written'} = "SELECT * FROM tierlimit.billing_report(now() - interval '100 days')";
 my $partitions = q{SELECT inhrelid::regclass, pg_get_expr(relpartbound, c.oid), (SELECT count(*) FROM pg_index WHERE indrelid = c.oid)
 	FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid WHERE inhparent = 'tierlimit.request_log'::regclass ORDER BY 1};
 my %before = map { $_ => sql($tables{$_}, 'original') } keys %tables;
@@ -84,8 +99,8 @@ for my $kind (sort keys %restore)
 	sql("SELECT tierlimit._add_log_partition((now() AT TIME ZONE 'UTC')::date + 10);
 		SELECT tierlimit._add_log_partition((now() AT TIME ZONE 'UTC')::date - 100);
 		UPDATE tierlimit.log_state SET dropped_at = now() - interval '1 day'", $kind);
-	is(sql("SELECT tierlimit._drop_old_log('62 days'); SELECT tierlimit._drop_old_log('62 days')", $kind),
-		"t\nf", "$kind: an old partition is dropped");
+	is(sql("SELECT tierlimit._drop_old_log('62 days', '0') FROM generate_series(1, 3)", $kind),
+		"t\nt\nf", "$kind: an old partition is dropped, and old rows");
 	is(sql("SELECT count(*) FROM pg_inherits WHERE inhparent = 'tierlimit.request_log'::regclass", $kind),
 		'5', "$kind: others are kept");
 }

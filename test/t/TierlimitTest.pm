@@ -184,23 +184,29 @@ WHERE u.kind = 'sliding' AND u.used <> l.logged
 SQL
 }
 
-# How usage_hourly and the rows of the log that it sums up differ, '' if they
-# don't.
+# How the sums and the rows of the log that they are of differ, '' if they don't:
+# those by hours, those by days, and those by answers.
 sub sums_differ
 {
 	my ($database) = @_;
-	return sql(<<'SQL', $database);
-SELECT * FROM (
-	SELECT date_trunc('hour', at, 'UTC') AS hour, tierlimit._summed_key(key, tier, error_code) AS key, tier,
-		tierlimit._endpoint_pattern(endpoint) AS endpoint,
+	my $columns = q{
+		tierlimit._summed_key(key, tier, error_code) AS key, account, tier, tierlimit._endpoint_pattern(endpoint) AS endpoint,
 		coalesce(sum(requests) FILTER (WHERE error_code = 0), 0)::numeric AS requests,
 		coalesce(sum(credits) FILTER (WHERE error_code = 0), 0) AS credits,
 		coalesce(sum(requests) FILTER (WHERE error_code <> 0), 0)::numeric AS denied
-	FROM tierlimit.request_log, tierlimit.log_state WHERE at < summed_until GROUP BY 1, 2, 3, 4) l
-FULL JOIN tierlimit.usage_hourly u ON (l.hour, l.requests, l.credits, l.denied) = (u.hour, u.requests, u.credits, u.denied)
-	AND (l.key, l.tier, l.endpoint) IS NOT DISTINCT FROM (u.key, u.tier, u.endpoint)
-WHERE l.hour IS NULL OR u.hour IS NULL
-SQL
+	FROM tierlimit.request_log, tierlimit.log_state WHERE at < summed_until GROUP BY 1, 2, 3, 4, 5};
+	my $compared = q{(l.requests, l.credits, l.denied) = (u.requests, u.credits, u.denied)
+		AND (l.key, l.account, l.tier, l.endpoint) IS NOT DISTINCT FROM (u.key, u.account, u.tier, u.endpoint)};
+	my @differ = map { sql($_, $database) }
+		"SELECT * FROM (SELECT date_trunc('hour', at, 'UTC') AS hour, $columns) l
+			FULL JOIN tierlimit.usage_hourly u ON l.hour = u.hour AND $compared WHERE l.hour IS NULL OR u.hour IS NULL",
+		"SELECT * FROM (SELECT date_trunc('day', at, 'UTC') AS day, $columns) l
+			FULL JOIN tierlimit.usage_daily u ON l.day = u.day AND $compared WHERE l.day IS NULL OR u.day IS NULL",
+		q{SELECT * FROM (SELECT date_trunc('hour', at, 'UTC') AS hour, tier, error_code, sum(requests)::numeric AS requests, sum(credits) AS credits
+				FROM tierlimit.request_log, tierlimit.log_state WHERE at < summed_until GROUP BY 1, 2, 3) l
+			FULL JOIN tierlimit.usage_by_code u ON (l.hour, l.error_code, l.requests, l.credits) = (u.hour, u.error_code, u.requests, u.credits)
+				AND l.tier IS NOT DISTINCT FROM u.tier WHERE l.hour IS NULL OR u.hour IS NULL};
+	return join "\n", grep { $_ ne '' } @differ;
 }
 
 1;
