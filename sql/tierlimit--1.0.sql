@@ -616,7 +616,8 @@ BEGIN
 	EXECUTE tierlimit._add_to_sums('unnest($1, $2, $3, $4, $5, $6, $7, $8)
 		AS r (at, key, account, tier, endpoint, error_code, requests, credits) WHERE at < $9')
 	USING $1, $2, $3, $4, $5, $6, $7, $8, $9;
-	PERFORM tierlimit._carry_to_next_bill($1, $2, $3, $4, $6, $7, $8, $9);
+	PERFORM tierlimit._open_bill_periods();
+	PERFORM tierlimit._bill_late_rows($1, $2, $3, $4, $6, $7, $8, $9);
 	PERFORM tierlimit._open_bill_periods();
 
 	-- what is given back is read row by row, in its order
@@ -884,7 +885,7 @@ CREATE TABLE tierlimit.bill_period (
 	length interval NOT NULL,
 	anchor timestamptz,
 	timezone text NOT NULL,
-	touched_at timestamptz NOT NULL DEFAULT now(),
+	touched_at timestamptz NOT NULL DEFAULT '-infinity',
 	frozen boolean NOT NULL DEFAULT false,
 	tier text,
 	keys bigint,
@@ -898,7 +899,7 @@ CREATE TABLE tierlimit.bill_period (
 
 COMMENT ON TABLE tierlimit.bill_period IS 'Billing periods that are not on a bill yet';
 COMMENT ON COLUMN tierlimit.bill_period.length IS 'this, the anchor and the time zone are those that the period was made by';
-COMMENT ON COLUMN tierlimit.bill_period.touched_at IS 'when it was opened, or something was last added to it by a row that came late';
+COMMENT ON COLUMN tierlimit.bill_period.touched_at IS 'when something was last added to it by a row that came late';
 COMMENT ON COLUMN tierlimit.bill_period.frozen IS 'it is over, and the columns from tier on are what held at its end';
 
 -- A period that is not frozen is made again from the sums: see _keep_bills().
@@ -1044,7 +1045,7 @@ COMMENT ON FUNCTION tierlimit._open_bill_periods() IS 'Open the billing periods 
 
 -- Rows that come late for a period that is open have its bill wait for more of them; those
 -- for a period that is on a bill are carried over.
-CREATE FUNCTION tierlimit._carry_to_next_bill(at timestamptz[], key text[], account text[], tier text[],
+CREATE FUNCTION tierlimit._bill_late_rows(at timestamptz[], key text[], account text[], tier text[],
 		error_code integer[], requests integer[], credits bigint[], summed_until timestamptz)
 	RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	WITH late AS (
@@ -1072,7 +1073,7 @@ CREATE FUNCTION tierlimit._carry_to_next_bill(at timestamptz[], key text[], acco
 		credits = tierlimit._saturated(c.credits::numeric + excluded.credits), denied = c.denied + excluded.denied;
 $$;
 
-COMMENT ON FUNCTION tierlimit._carry_to_next_bill(timestamptz[], text[], text[], text[], integer[], integer[], bigint[], timestamptz) IS 'Note rows that come late for bills';
+COMMENT ON FUNCTION tierlimit._bill_late_rows(timestamptz[], text[], text[], text[], integer[], integer[], bigint[], timestamptz) IS 'Note rows that come late for bills';
 
 -- What the sums have of periods, which end when the sums do at the latest: whole days of
 -- UTC by days, the hours before and after these by hours, and what is before and after
@@ -1080,7 +1081,7 @@ COMMENT ON FUNCTION tierlimit._carry_to_next_bill(timestamptz[], text[], text[],
 CREATE FUNCTION tierlimit._period_usage(subjects text[], accounts boolean[],
 		starts timestamptz[], ends timestamptz[])
 	RETURNS TABLE (subject text, is_account boolean, period_start timestamptz,
-		requests numeric, credits numeric, denied numeric)
+		requests numeric, credits numeric, denied numeric, some_tier text, is_only_tier boolean)
 	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	parts text[];
@@ -1090,16 +1091,16 @@ BEGIN
 			('p.subject = u.key AND u.account IS NULL AND NOT p.is_account'),
 			('p.subject = u.account AND p.is_account')) AS x (belongs) LOOP
 		parts := parts || format($sql$
-			SELECT p.subject, p.is_account, p.period_start, u.requests, u.credits, u.denied
+			SELECT p.subject, p.is_account, p.period_start, u.tier, u.requests, u.credits, u.denied
 			FROM p JOIN tierlimit.usage_daily u ON %1$s AND u.day >= p.first_day AND u.day < p.end_day
 				AND u.day >= (SELECT min(first_day) FROM p)
 			UNION ALL
-			SELECT p.subject, p.is_account, p.period_start, u.requests, u.credits, u.denied
+			SELECT p.subject, p.is_account, p.period_start, u.tier, u.requests, u.credits, u.denied
 			FROM p, LATERAL (VALUES (p.first_hour, least(p.first_day, p.end_hour)),
 					(greatest(p.end_day, p.first_day), p.end_hour)) e (since, until), tierlimit.usage_hourly u
 			WHERE e.since < e.until AND %1$s AND u.hour >= e.since AND u.hour < e.until
 			UNION ALL
-			SELECT p.subject, p.is_account, p.period_start, CASE u.error_code WHEN 0 THEN u.requests ELSE 0 END,
+			SELECT p.subject, p.is_account, p.period_start, u.tier, CASE u.error_code WHEN 0 THEN u.requests ELSE 0 END,
 				CASE u.error_code WHEN 0 THEN u.credits ELSE 0 END, CASE u.error_code WHEN 0 THEN 0 ELSE u.requests END
 			FROM p, LATERAL (VALUES (p.period_start, least(p.first_hour, p.until)),
 					(greatest(p.end_hour, p.first_hour), p.until)) e (since, until), tierlimit.request_log u
@@ -1118,13 +1119,14 @@ BEGIN
 				CASE WHEN u.period_end >= s.summed_until THEN s.summed_until
 					ELSE date_trunc('day', u.period_end, 'UTC') END AS end_day
 			FROM unnest($1, $2, $3, $4) AS u (subject, is_account, period_start, period_end), tierlimit.log_state s)
-		SELECT subject, is_account, period_start, sum(requests)::numeric, sum(credits)::numeric, sum(denied)::numeric
+		SELECT subject, is_account, period_start, sum(requests)::numeric, sum(credits)::numeric, sum(denied)::numeric,
+			max(tier COLLATE "C"), min(tier COLLATE "C") = max(tier COLLATE "C")
 		FROM (%s) x GROUP BY 1, 2, 3$sql$, array_to_string(parts, ' UNION ALL '))
 	USING $1, $2, $3, $4;
 END
 $$;
 
-COMMENT ON FUNCTION tierlimit._period_usage(text[], boolean[], timestamptz[], timestamptz[]) IS 'What subjects have used in periods, as far as it is summed up';
+COMMENT ON FUNCTION tierlimit._period_usage(text[], boolean[], timestamptz[], timestamptz[]) IS 'What subjects have used in periods, as far as it is summed up, and under which tier';
 
 -- The tier of the last call before a time, of a subject that is not registered.
 CREATE FUNCTION tierlimit._last_tier(subject text, is_account boolean, before timestamptz) RETURNS text
@@ -1165,22 +1167,31 @@ $$;
 COMMENT ON FUNCTION tierlimit._bill_lines(bigint, numeric, numeric, numeric, numeric, bigint, numeric, bigint, numeric) IS 'The rows of a bill; none for whoever has neither called nor a price';
 
 -- What holds now for periods that are over by this time, and were not touched since that
--- time, holds at their end: put it down.
-CREATE FUNCTION tierlimit._freeze_bills(over_at timestamptz, untouched_since timestamptz) RETURNS void
-	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	UPDATE tierlimit.bill_period p SET frozen = true, tier = x.tier, keys = x.keys, price = t.price,
+-- time, holds at their end: put it down, for so many.
+CREATE FUNCTION tierlimit._freeze_bills(over_at timestamptz, untouched_since timestamptz, max_periods bigint DEFAULT NULL)
+	RETURNS void LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	WITH over AS MATERIALIZED (
+		SELECT subject, is_account, period_start, period_end FROM tierlimit.bill_period
+		WHERE NOT frozen AND period_end <= over_at AND touched_at < untouched_since
+		ORDER BY period_end, subject, is_account LIMIT max_periods FOR UPDATE),
+	registered AS MATERIALIZED (
+		SELECT o.*, r.tier, r.keys FROM over o LEFT JOIN tierlimit._billed_subject r USING (subject, is_account)),
+	unregistered AS (
+		SELECT u.* FROM (SELECT array_agg(subject) AS subjects, array_agg(is_account) AS accounts, array_agg(period_start) AS starts,
+				array_agg(period_end) AS ends FROM registered WHERE tier IS NULL) x,
+			tierlimit._period_usage(x.subjects, x.accounts, x.starts, x.ends) u)
+	UPDATE tierlimit.bill_period p SET frozen = true, tier = n.tier, keys = n.keys, price = t.price,
 		requests_included = t.requests_included, requests_price = t.requests_price,
 		credits_included = t.credits_included, credits_price = t.credits_price
-	FROM (SELECT o.subject, o.is_account, o.period_start, coalesce(r.keys, 0) AS keys,
-			coalesce(r.tier, tierlimit._last_tier(o.subject, o.is_account, o.period_end)) AS tier
-		FROM tierlimit.bill_period o LEFT JOIN tierlimit._billed_subject r USING (subject, is_account)
-		WHERE NOT o.frozen AND o.period_end <= over_at AND o.touched_at < untouched_since
-		ORDER BY o.subject, o.is_account, o.period_start FOR UPDATE OF o) x
-		LEFT JOIN tierlimit._billed_tier t ON t.tier = x.tier
-	WHERE p.subject = x.subject AND p.is_account = x.is_account AND p.period_start = x.period_start;
+	FROM (SELECT r.subject, r.is_account, r.period_start, coalesce(r.keys, 0) AS keys,
+			CASE WHEN r.tier IS NOT NULL THEN r.tier WHEN u.is_only_tier THEN u.some_tier
+				ELSE tierlimit._last_tier(r.subject, r.is_account, r.period_end) END AS tier
+		FROM registered r LEFT JOIN unregistered u USING (subject, is_account, period_start)) n
+		LEFT JOIN tierlimit._billed_tier t ON t.tier = n.tier
+	WHERE p.subject = n.subject AND p.is_account = n.is_account AND p.period_start = n.period_start;
 $$;
 
-COMMENT ON FUNCTION tierlimit._freeze_bills(timestamptz, timestamptz) IS 'Put down what holds at the end of billing periods';
+COMMENT ON FUNCTION tierlimit._freeze_bills(timestamptz, timestamptz, bigint) IS 'Put down what holds at the end of billing periods';
 
 -- Whoever changes what bills depend on puts down first what held at the end of the periods
 -- that are over.
@@ -1282,14 +1293,14 @@ BEGIN
 		UPDATE tierlimit.bill_state SET opened_until = now();
 	END IF;
 	PERFORM tierlimit._open_bill_periods();
-	PERFORM tierlimit._freeze_bills(now(), quiet_since);
+	PERFORM tierlimit._freeze_bills(now(), quiet_since, 10000);
 
 	SELECT array_agg(subject), array_agg(is_account), array_agg(period_start), array_agg(period_end)
 	INTO subjects, accounts, starts, ends
 	FROM (SELECT p.subject, p.is_account, p.period_start, p.period_end
 		FROM tierlimit.bill_period p, tierlimit.log_state s
 		WHERE p.frozen AND p.period_end <= s.summed_until AND p.touched_at < quiet_since
-		ORDER BY p.period_end LIMIT 10000) x;
+		ORDER BY p.period_end, p.subject LIMIT 10000) x;
 	IF subjects IS NULL THEN
 		RETURN false;
 	END IF;
@@ -1338,43 +1349,46 @@ CREATE FUNCTION tierlimit._bucket(at timestamptz, step interval, timezone text) 
 
 COMMENT ON FUNCTION tierlimit._bucket(timestamptz, interval, text) IS 'The start of the step that a time is in, by the wall clock of a zone';
 
--- From where a report reads which time: days and hours have sums, each of which is in one
--- bucket; the rest is read from the log, row by row.  The last hour may not be over: its
--- sum is that of the time until the sums end.  Where the log is gone, an hour is where it
--- starts.
+-- From where a report reads which time, of the hours that have a sum: days and hours, each
+-- of which is in one bucket, have theirs; the rest is read from the log, row by row.  The
+-- last hour may not be over: its sum is that of the time until the sums end.  Where the log
+-- is gone, an hour is where it starts.
 CREATE FUNCTION tierlimit._report_spans("from" timestamptz, "to" timestamptz, step interval, timezone text)
 	RETURNS TABLE (source text, since timestamptz, until timestamptz, bucket timestamptz)
 	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	WITH range AS MATERIALIZED (
-		SELECT greatest("from", least(first_hour, summed_until)) AS begins, "to" AS ends, summed_until,
-			date_trunc('hour', kept_since, 'UTC') AS kept_since
-		FROM (SELECT min(hour) AS first_hour FROM tierlimit.usage_by_code) f,
-			(SELECT coalesce(max(summed_until), '-infinity') AS summed_until,
-				coalesce(max(kept_since), '-infinity') AS kept_since FROM tierlimit.log_state) s),
+	WITH state AS MATERIALIZED (
+		SELECT coalesce(max(summed_until), '-infinity') AS summed_until,
+			date_trunc('hour', coalesce(max(kept_since), '-infinity'), 'UTC') AS kept_since
+		FROM tierlimit.log_state),
+	summed AS MATERIALIZED (
+		SELECT DISTINCT hour AS begins, least(hour + interval '1 hour', summed_until) AS ends,
+			hour + interval '1 hour' <= kept_since AS is_only_sum
+		FROM tierlimit.usage_by_code, state
+		WHERE hour > "from" - interval '1 hour' AND hour < "to"),
 	hours AS MATERIALIZED (
-		SELECT h.begins, h.ends, b.bucket
-		FROM range r,
-			generate_series(date_trunc('hour', r.begins + interval '1 hour' - interval '1 microsecond', 'UTC'),
-				least(r.ends, r.summed_until) - interval '1 microsecond', interval '1 hour') g,
-			LATERAL (SELECT g AS begins, least(g + interval '1 hour', r.summed_until) AS ends) h,
-			LATERAL (SELECT tierlimit._bucket(h.begins, step, timezone) AS bucket) b
-		WHERE isfinite(r.begins) AND (h.ends <= r.kept_since
-			OR h.ends <= r.ends AND b.bucket = tierlimit._bucket(h.ends - interval '1 microsecond', step, timezone))),
+		SELECT h.*, b.bucket,
+			h.begins >= "from" AND (h.is_only_sum OR h.ends <= "to"
+				AND b.bucket = tierlimit._bucket(h.ends - interval '1 microsecond', step, timezone)) AS is_whole
+		FROM summed h, LATERAL (SELECT tierlimit._bucket(h.begins, step, timezone) AS bucket) b),
 	days AS MATERIALIZED (
-		SELECT h.day, max(h.ends) AS ends, min(h.bucket) AS bucket
-		FROM (SELECT *, date_trunc('day', begins, 'UTC') AS day FROM hours) h, range r
-		GROUP BY h.day, r.summed_until
-		HAVING min(h.bucket) = max(h.bucket)
-			AND sum(h.ends - h.begins) = least(h.day + interval '1 day', r.summed_until) - h.day)
-	SELECT 'day', d.day, d.ends, d.bucket FROM days d
+		SELECT day, max(ends) AS ends, min(bucket) AS bucket
+		FROM (SELECT *, date_trunc('day', begins, 'UTC') AS day FROM hours) h
+		GROUP BY day HAVING bool_and(is_whole) AND min(bucket) = max(bucket)
+			AND day >= "from" AND least(day + interval '1 day', (SELECT summed_until FROM state)) <= "to"),
+	-- the time of hours that follow each other is read at once
+	rest AS (
+		SELECT greatest(begins, "from") AS begins, least(ends, "to") AS ends FROM hours WHERE NOT is_whole AND NOT is_only_sum
+		UNION ALL
+		SELECT greatest(summed_until, "from"), "to" FROM state WHERE summed_until < "to")
+	SELECT 'day', day, ends, bucket FROM days
 	UNION ALL
 	SELECT 'hour', h.begins, h.ends, h.bucket FROM hours h
-	WHERE NOT EXISTS (SELECT FROM days d WHERE d.day = date_trunc('day', h.begins, 'UTC'))
+	WHERE is_whole AND NOT EXISTS (SELECT FROM days d WHERE d.day = date_trunc('day', h.begins, 'UTC'))
 	UNION ALL
-	SELECT 'log', greatest(gap.begins, r.kept_since), gap.ends, NULL
-	FROM range r, (SELECT lag(h.ends, 1, r.begins) OVER (ORDER BY h.begins) AS begins, h.begins AS ends
-		FROM range r, (SELECT begins, ends FROM hours UNION ALL SELECT ends, ends FROM range) h) gap
-	WHERE greatest(gap.begins, r.kept_since) < gap.ends;
+	SELECT 'log', min(begins), max(ends), NULL
+	FROM (SELECT *, count(*) FILTER (WHERE is_first) OVER (ORDER BY begins) AS island
+		FROM (SELECT *, begins IS DISTINCT FROM lag(ends) OVER (ORDER BY begins) AS is_first FROM rest) r) i
+	GROUP BY island HAVING min(begins) < max(ends);
 $$;
 
 COMMENT ON FUNCTION tierlimit._report_spans(timestamptz, timestamptz, interval, text) IS 'Where a report reads what';
@@ -1507,13 +1521,15 @@ BEGIN
 				AND tierlimit._summed_key(key, tier, error_code) IS NOT NULL),
 		candidate AS (
 			SELECT DISTINCT subject, is_account FROM (
-				SELECT subject, is_account FROM tierlimit.bill_period
+				SELECT subject, is_account FROM tierlimit.bill_period WHERE period_start <= $1 AND period_end > $1
 				UNION ALL SELECT subject, is_account FROM tail
+				-- (whose calendar was changed, or who pays a price)
+				UNION ALL SELECT r.subject, r.is_account FROM tierlimit._billed_subject r JOIN tierlimit.bill_period p USING (subject, is_account)
+				UNION ALL SELECT r.subject, r.is_account FROM tierlimit._billed_subject r JOIN tierlimit._billed_tier t USING (tier)
+					WHERE t.price IS NOT NULL AND r.keys > 0
 				-- (after a restore, until the log writer has opened the periods)
 				UNION ALL SELECT coalesce(account, key), account IS NOT NULL FROM tierlimit.usage_daily
-					WHERE key IS NOT NULL AND NOT EXISTS (SELECT FROM tierlimit.bill_state)
-				UNION ALL SELECT r.subject, r.is_account FROM tierlimit._billed_subject r JOIN tierlimit._billed_tier t USING (tier)
-					WHERE t.price IS NOT NULL AND r.keys > 0) x),
+					WHERE key IS NOT NULL AND NOT EXISTS (SELECT FROM tierlimit.bill_state)) x),
 		billed AS MATERIALIZED (
 			SELECT DISTINCT subject, is_account FROM tierlimit.bill WHERE period_start <= $1 AND period_end > $1),
 		term AS MATERIALIZED (
@@ -1531,25 +1547,23 @@ BEGIN
 				LEFT JOIN tierlimit._billed_tier t ON t.tier = r.tier
 			WHERE NOT EXISTS (SELECT FROM billed b WHERE b.subject = c.subject AND b.is_account = c.is_account)),
 		named AS MATERIALIZED (
-			SELECT m.*, CASE WHEN m.registered OR m.frozen THEN m.tier ELSE coalesce(
-				(SELECT l.tier FROM tail l WHERE l.subject = m.subject AND l.is_account = m.is_account AND l.tier IS NOT NULL
-					AND (m.period_end IS NULL OR l.at < m.period_end) ORDER BY l.at DESC LIMIT 1),
-				tierlimit._last_tier(m.subject, m.is_account, coalesce(m.period_end, 'infinity'))) END AS last_tier
-			FROM term m),
+			SELECT m.*, l.tier AS last_tier
+			FROM term m LEFT JOIN (
+				SELECT DISTINCT ON (m.subject, m.is_account) m.subject, m.is_account, l.tier
+				FROM term m JOIN tail l ON l.subject = m.subject AND l.is_account = m.is_account AND l.tier IS NOT NULL
+					AND l.at >= coalesce(m.period_start, '-infinity') AND l.at < coalesce(m.period_end, 'infinity')
+				WHERE m.tier IS NULL ORDER BY m.subject, m.is_account, l.at DESC) l
+				ON l.subject = m.subject AND l.is_account = m.is_account),
 		placed AS MATERIALIZED (
-			SELECT n.subject, n.is_account, n.keys, n.last_tier AS tier, n.created_at, n.period_start AS opened_at,
+			SELECT n.*, n.period_start AS opened_at,
 				CASE WHEN n.fits THEN ARRAY[n.period_start, n.period_end]
 					ELSE (SELECT ARRAY[c.period_start, c.period_end] FROM tierlimit._billing_period(n.subject, n.is_account,
-						coalesce(t.length, '1 month'), n.anchor, n.timezone, $1, n.period_start) c) END AS period,
-				CASE WHEN n.frozen THEN n.price ELSE t.price END AS price,
-				CASE WHEN n.frozen THEN n.requests_included ELSE t.requests_included END AS requests_included,
-				CASE WHEN n.frozen THEN n.requests_price ELSE t.requests_price END AS requests_price,
-				CASE WHEN n.frozen THEN n.credits_included ELSE t.credits_included END AS credits_included,
-				CASE WHEN n.frozen THEN n.credits_price ELSE t.credits_price END AS credits_price
-			FROM named n
-				LEFT JOIN tierlimit._billed_tier t ON t.tier = n.last_tier),
+						coalesce(t.length, '1 month'), n.anchor, n.timezone, $1, n.period_start) c) END AS period
+			FROM named n LEFT JOIN tierlimit._billed_tier t ON t.tier = coalesce(n.tier, n.last_tier)),
 		due AS MATERIALIZED (
-			SELECT *, period[1] AS period_start, period[2] AS period_end FROM placed WHERE period[1] IS NOT NULL),
+			SELECT subject, is_account, frozen, tier, last_tier, keys, created_at, opened_at, price, requests_included, requests_price,
+				credits_included, credits_price, period[1] AS period_start, period[2] AS period_end
+			FROM placed WHERE period[1] IS NOT NULL),
 		summed AS (
 			SELECT u.* FROM (SELECT array_agg(subject) AS subjects, array_agg(is_account) AS accounts,
 					array_agg(period_start) AS starts, array_agg(period_end) AS ends FROM due) d,
@@ -1562,16 +1576,23 @@ BEGIN
 			SELECT c.* FROM tierlimit.bill_carried c JOIN due d USING (subject, is_account)
 			WHERE d.opened_at = (SELECT min(p.period_start) FROM tierlimit.bill_period p
 				WHERE p.subject = c.subject AND p.is_account = c.is_account))
-		SELECT d.subject, d.keys, d.tier, d.period_start, d.period_end, l.*
+		SELECT d.subject, d.keys, x.tier, d.period_start, d.period_end, l.*
 		FROM due d
 			LEFT JOIN summed u USING (subject, is_account, period_start)
 			LEFT JOIN since s USING (subject, is_account)
-			LEFT JOIN carried c USING (subject, is_account),
-			tierlimit._bill_lines(d.keys, CASE WHEN d.period_end > d.created_at THEN d.price END,
+			LEFT JOIN carried c USING (subject, is_account)
+			CROSS JOIN LATERAL (SELECT CASE WHEN d.tier IS NOT NULL OR d.frozen THEN d.tier WHEN d.last_tier IS NOT NULL THEN d.last_tier
+				WHEN u.is_only_tier THEN u.some_tier ELSE tierlimit._last_tier(d.subject, d.is_account, d.period_end) END AS tier) x
+			LEFT JOIN tierlimit._billed_tier t ON t.tier = x.tier,
+			tierlimit._bill_lines(d.keys,
+				CASE WHEN d.frozen THEN d.price WHEN d.period_end > d.created_at THEN t.price END,
 				coalesce(u.requests, 0) + coalesce(s.requests, 0) + coalesce(c.requests, 0),
 				coalesce(u.credits, 0) + coalesce(s.credits, 0) + coalesce(c.credits, 0),
 				coalesce(u.denied, 0) + coalesce(s.denied, 0) + coalesce(c.denied, 0),
-				d.requests_included, d.requests_price, d.credits_included, d.credits_price) l$sql$, $2)
+				CASE WHEN d.frozen THEN d.requests_included ELSE t.requests_included END,
+				CASE WHEN d.frozen THEN d.requests_price ELSE t.requests_price END,
+				CASE WHEN d.frozen THEN d.credits_included ELSE t.credits_included END,
+				CASE WHEN d.frozen THEN d.credits_price ELSE t.credits_price END) l$sql$, $2)
 	USING $1;
 END
 $_$;

@@ -106,14 +106,14 @@ typedef struct CountedRow
 	int64		used;
 	int			length;
 	char		name[MAX_NAME_LENGTH];
-}			CountedRow;
+} CountedRow;
 
 /*
  * Copy what windows of a key or an account count now, up to room of them.
  * Returns how many there are.  The lock of its partition is held.
  */
 static int
-copy_windows(CountedRow * rows, int room, const Subject *subject, TimestampTz now)
+copy_windows(CountedRow *rows, int room, const Subject *subject, TimestampTz now)
 {
 	int			count = 0;
 
@@ -146,7 +146,7 @@ copy_windows(CountedRow * rows, int room, const Subject *subject, TimestampTz no
  */
 static int
 copy_partition(uint64 partition, InstallationId here, TimestampTz now,
-			   CountedRow * rows, int room)
+			   CountedRow *rows, int room)
 {
 	int			count = 0;
 
@@ -167,7 +167,7 @@ copy_partition(uint64 partition, InstallationId here, TimestampTz now,
 
 /* Put the row of a window into the result. */
 static void
-put_row(ReturnSetInfo *result, const CountedRow * row)
+put_row(ReturnSetInfo *result, const CountedRow *row)
 {
 	Interval	period = {.time = row->id.period};
 	Datum		values[] = {

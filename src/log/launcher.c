@@ -15,6 +15,11 @@
  * for its next turn.  Calls go on meanwhile, for as long as their queue has
  * room.
  *
+ * Once an hour, and soon after the server's start, it has each database visited
+ * that has no writer, one after the other: its partitions, sums and bills are
+ * kept also when nobody calls.  A visitor leaves as soon as it has done what
+ * is due; it gets the smallest queue, and only where nobody waits for one.
+ *
  * It keeps nothing that a next launcher would need.  It is connected to no
  * database, only to the catalogs that all of them share, so that it is in no
  * session's way.
@@ -23,13 +28,19 @@
  */
 #include "postgres.h"
 
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "base/compat.h"
 #include "base/elapsed.h"
 #include "base/settings.h"
+#include "catalog/pg_database.h"
 #include "log/launcher.h"
 #include "log/queue.h"
 #include "log/spill.h"
+#include "log/worker.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -37,6 +48,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
@@ -59,6 +71,16 @@
  */
 #define REPORT_PAUSE USECS_PER_MINUTE
 
+/*
+ * The first visits are so long after the start, when databases with calls have
+ * their queues; later ones so long after each hour, when it can be summed up.
+ */
+#define FIRST_VISITS (10 * USECS_PER_SEC)
+#define HOURLY_VISITS (90 * USECS_PER_SEC)
+
+/* The next visit waits for so long for the one before to end. */
+#define LONGEST_VISIT (10 * USECS_PER_SEC)
+
 PGDLLEXPORT void tierlimit_launcher_main(Datum unused);
 
 /* The writer that was last started for a queue. */
@@ -70,6 +92,12 @@ typedef struct StartedWriter
 } StartedWriter;
 
 static StartedWriter started[NUM_QUEUES];
+
+/* The databases that are to be visited yet, when they are listed anew, and the
+ * queue of the last visit; -1: there was none. */
+static List *visits = NIL;
+static TimestampTz visits_due = 0;
+static int	visited = -1;
 
 /*
  * Have the server start the launcher.  Called from _PG_init(), while libraries
@@ -131,8 +159,9 @@ ended_soon(const StartedWriter *writer, Oid database)
  * another worker.
  */
 static bool
-start_writer(int number, Oid database)
+start_writer(int number, Oid database, bool visit)
 {
+	WriterOrders orders = {.database = database, .visits = visit};
 	BackgroundWorker worker = {0};
 
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
@@ -140,7 +169,7 @@ start_writer(int number, Oid database)
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	worker.bgw_notify_pid = MyProcPid;
 	worker.bgw_main_arg = Int32GetDatum(number);
-	memcpy(worker.bgw_extra, &database, sizeof(Oid));
+	memcpy(worker.bgw_extra, &orders, sizeof(WriterOrders));
 	snprintf(worker.bgw_library_name, sizeof(worker.bgw_library_name), "tierlimit");
 	snprintf(worker.bgw_function_name, sizeof(worker.bgw_function_name), "tierlimit_worker_main");
 	snprintf(worker.bgw_name, BGW_MAXLEN, "tierlimit log writer");
@@ -204,13 +233,84 @@ serve(const WaitingQueue *waiting)
 			queue_forget(waiting->database);
 		return false;
 	}
-	if (start_writer(waiting->number, waiting->database))
+	if (start_writer(waiting->number, waiting->database, false))
 		return true;
 
 	/* Where our own writers have all places, it is a matter of time. */
 	if (!queue_ask_to_leave())
 		report_no_place(queue_at(waiting->number), waiting->database);
 	return false;
+}
+
+/* Return the databases that can be visited, in the launcher's memory. */
+static List *
+list_databases(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+	List	   *databases = NIL;
+	Relation	catalog;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	catalog = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(catalog, 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+		MemoryContext own = MemoryContextSwitchTo(context);
+
+		if (database->datallowconn && !database->datistemplate)
+			databases = lappend_oid(databases, database->oid);
+		MemoryContextSwitchTo(own);
+	}
+	table_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+	return databases;
+}
+
+/*
+ * Have the next database visited, if it is time.  Returns whether there are
+ * more to be visited soon.
+ */
+static bool
+visit_next(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	Oid			database;
+
+	if (visits == NIL)
+	{
+		if (now < visits_due)
+			return false;
+		visits_due = now - now % USECS_PER_HOUR + USECS_PER_HOUR + HOURLY_VISITS;
+		visits = list_databases();
+	}
+
+	/* One at a time; but one that stays is a database's own by now. */
+	if (visited >= 0 && is_under_way(&started[visited]) &&
+		!has_passed(started[visited].at, now, LONGEST_VISIT))
+		return true;
+	database = linitial_oid(visits);
+	if (queue_of(database) == NULL)
+	{
+		int			number = queue_take_for_visit(database);
+
+		/* Where there is no place, there will be one at another look. */
+		if (number < 0)
+			return false;
+		if (!start_writer(number, database, true))
+		{
+			queue_forget(database);
+			return false;
+		}
+		visited = number;
+	}
+	visits = list_delete_first(visits);
+	return visits != NIL;
 }
 
 /*
@@ -234,6 +334,8 @@ look_around(void)
 		(void) queue_ask_to_leave();
 		all_served = false;
 	}
+	if (visit_next())
+		all_served = false;
 	return all_served && !queue_any_closed() ? LOOK_PAUSE : RETRY_PAUSE;
 }
 
@@ -262,6 +364,7 @@ tierlimit_launcher_main(Datum unused)
 	queue_set_launcher(MyLatch);
 	spill_forget();
 	MemoryContextSwitchTo(TopMemoryContext);
+	visits_due = GetCurrentTimestamp() + FIRST_VISITS;
 
 	for (;;)
 	{

@@ -204,6 +204,28 @@ queue_of(Oid database)
 	return queue;
 }
 
+/*
+ * Make a queue a database's.  The mutex is held.
+ *
+ * What the database's subjects remember of positions may come from another
+ * queue.  All of that was written, so positions go on from the highest one of
+ * all queues.
+ */
+static void
+assign_queue(LogQueue *queue, Oid database, TimestampTz now)
+{
+	uint64		highest = 0;
+
+	for (int i = 0; i < NUM_QUEUES; i++)
+		highest = Max(highest, ring_head(&all->queues[i].ring));
+	queue->database = database;
+	queue->failure.since = 0;
+	pg_atomic_write_u32(&queue->leave_now, 0);
+	pg_atomic_write_u64(&queue->written_until, (uint64) now);
+	ring_set_position(&queue->ring, highest);
+	set_state(queue, QUEUE_OPEN, now);
+}
+
 /* Forget the databases that have given up waiting.  The mutex is held. */
 static void
 drop_stale_turns(TimestampTz now)
@@ -250,26 +272,16 @@ leave_line(void)
  * Give the largest free queue to a database whose turn it is.  Returns NULL if
  * there is no such queue, or if it is another database's turn: then this one
  * waits in the line.  The mutex is held.
- *
- * What the database's subjects remember of positions may come from another
- * queue.  All of that was written, so positions go on from the highest one of
- * all queues.
  */
 static LogQueue *
 take_queue(Oid database, TimestampTz now)
 {
 	LogQueue   *queue = NULL;
-	uint64		highest = 0;
 
 	/* Find the largest free queue, which is the first one. */
-	for (int i = 0; i < NUM_QUEUES; i++)
-	{
-		LogQueue   *one = &all->queues[i];
-
-		if (queue == NULL && one->state == QUEUE_FREE)
-			queue = one;
-		highest = Max(highest, ring_head(&one->ring));
-	}
+	for (int i = NUM_QUEUES - 1; i >= 0; i--)
+		if (all->queues[i].state == QUEUE_FREE)
+			queue = &all->queues[i];
 
 	/* See whether it is this database's turn. */
 	drop_stale_turns(now);
@@ -282,12 +294,7 @@ take_queue(Oid database, TimestampTz now)
 
 	/* Make the queue this database's. */
 	leave_line();
-	queue->database = database;
-	queue->failure.since = 0;
-	pg_atomic_write_u32(&queue->leave_now, 0);
-	pg_atomic_write_u64(&queue->written_until, (uint64) now);
-	ring_set_position(&queue->ring, highest);
-	set_state(queue, QUEUE_OPEN, now);
+	assign_queue(queue, database, now);
 	return queue;
 }
 
@@ -714,6 +721,30 @@ queue_list_waiting(WaitingQueue waiting[NUM_QUEUES])
 	}
 	qsort(waiting, count, sizeof(WaitingQueue), compare_waiting);
 	return count;
+}
+
+/*
+ * Give a database that has no queue the smallest free one, for a writer that
+ * visits it, unless others wait for a queue.  Returns its number, or -1 if
+ * there is none to be had.  For the launcher; no lock may be held.
+ */
+int
+queue_take_for_visit(Oid database)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			number = -1;
+
+	SpinLockAcquire(&all->mutex);
+	drop_stale_turns(now);
+	for (int i = 0; i < NUM_QUEUES; i++)
+		if (all->queues[i].state == QUEUE_FREE)
+			number = i;
+	if (all->nturns > 0 || find_queue(database) != NULL)
+		number = -1;
+	if (number >= 0)
+		assign_queue(&all->queues[number], database, now);
+	SpinLockRelease(&all->mutex);
+	return number;
 }
 
 /* Return whether any queue is closed, which doesn't last. */

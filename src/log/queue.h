@@ -120,6 +120,7 @@ typedef struct WaitingQueue
 } WaitingQueue;
 
 extern int	queue_list_waiting(WaitingQueue waiting[NUM_QUEUES]);
+extern int	queue_take_for_visit(Oid database);
 extern bool queue_any_closed(void);
 extern bool queue_anybody_waits(void);
 extern bool queue_ask_to_leave(void);

@@ -7,7 +7,7 @@
  * (launcher.c).  It writes what is queued every tierlimit.flush_interval, or
  * at once when a session waits or the queue fills up; between that, it keeps
  * up partitions and sums (maintenance.c).  It leaves when there was nothing to
- * do for IDLE_TIME, so that it is not in the way of DROP DATABASE and CREATE
+ * do for IDLE_TIME, or, if it only visits the database, at once, so that it is not in the way of DROP DATABASE and CREATE
  * DATABASE, which wait a little longer for sessions to leave; or when other
  * databases wait for their turn.
  *
@@ -32,6 +32,7 @@
 #include "base/settings.h"
 #include "fmgr.h"
 #include "log/maintenance.h"
+#include "log/worker.h"
 #include "log/writer.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -444,24 +445,23 @@ leave(void)
 }
 
 /*
- * Return whether there was nothing to write for long, or others wait for this
+ * Return whether there was nothing to do for long, or others wait for this
  * writer's place.
  */
 static bool
 is_to_leave(TimestampTz now, TimestampTz active)
 {
-	return has_passed(active, now, IDLE_TIME) ||
+	return (has_passed(active, now, IDLE_TIME) && !maintenance_is_due()) ||
 		pg_atomic_exchange_u32(&queue->leave_now, 0) != 0;
 }
 
 /*
  * Write, and keep the log up, until this process is told to leave, or there is
- * a reason to.
+ * a reason to.  There was something to write last when the writer was active.
  */
 static void
-work(void)
+work(TimestampTz active)
 {
-	TimestampTz active = GetCurrentTimestamp();
 
 	while (!ShutdownRequestPending)
 	{
@@ -487,18 +487,18 @@ work(void)
 void
 tierlimit_worker_main(Datum number)
 {
-	Oid			database;
+	WriterOrders orders;
 
-	memcpy(&database, MyBgworkerEntry->bgw_extra, sizeof(Oid));
+	memcpy(&orders, MyBgworkerEntry->bgw_extra, sizeof(WriterOrders));
 	pqsignal(SIGTERM, SignalHandlerForShutdownRequest);
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	queue = queue_attach(DatumGetInt32(number), database);
+	queue = queue_attach(DatumGetInt32(number), orders.database);
 	if (queue == NULL)
 		return;
 	before_shmem_exit(leave_queue, (Datum) 0);
 	BackgroundWorkerUnblockSignals();
 	settings_turn_timeouts_off();
-	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid,
+	BackgroundWorkerInitializeConnectionByOid(orders.database, InvalidOid,
 											  BGWORKER_BYPASS_ALLOWCONN);
 	pgstat_report_appname("tierlimit log writer");
 
@@ -512,7 +512,7 @@ tierlimit_worker_main(Datum number)
 	/* Only now is there error handling that a cancel could end in. */
 	pqsignal(SIGTERM, handle_sigterm);
 	elog(DEBUG1, "tierlimit log writer has started");
-	work();
+	work(orders.visits ? 0 : GetCurrentTimestamp());
 	elog(DEBUG1, "tierlimit log writer leaves");
 	if (queue == NULL)
 		return;
