@@ -64,7 +64,7 @@ endif
 $(OBJS): $(call files,src/*/*.h)
 
 # These need nothing installed: they fetch what they lack.
-.PHONY: test check test-matrix test-fresh test-upgrade demo demo-stop service bench dist bench-build indent
+.PHONY: test check test-matrix test-fresh test-upgrade demo demo-stop service bench bench-build bench-reports dist indent
 
 test:
 	@$(here)/test/tools/run-tests
@@ -76,5 +76,5 @@ check: test
 test-upgrade:
 	@$(here)/test/tools/test-matrix upgrade
 
-test-matrix test-fresh demo demo-stop service bench bench-build dist indent:
+test-matrix test-fresh demo demo-stop service bench bench-build bench-reports dist indent:
 	@$(here)/test/tools/$@

@@ -1025,17 +1025,14 @@ BEGIN
 		WHERE c.period_start IS NOT NULL;
 
 		-- what has its period is done; of the rest there is only what is after the period
-		WITH periods AS (
-			SELECT subject, is_account, period_start, period_end FROM tierlimit.bill_period
-			WHERE (subject, is_account) IN (SELECT subject, is_account FROM tierlimit.bill_pending)
-			UNION ALL
-			SELECT subject, is_account, period_start, max(period_end) FROM tierlimit.bill
-			WHERE (subject, is_account) IN (SELECT subject, is_account FROM tierlimit.bill_pending)
-			GROUP BY 1, 2, 3)
-		UPDATE tierlimit.bill_pending n SET first_at = p.period_end
-		FROM periods p
-		WHERE p.subject = n.subject AND p.is_account = n.is_account
-			AND n.first_at >= p.period_start AND n.first_at < p.period_end;
+		-- (greatest() ignores NULL)
+		UPDATE tierlimit.bill_pending n SET first_at = greatest(n.first_at,
+			(SELECT p.period_end FROM tierlimit.bill_period p
+				WHERE p.subject = n.subject AND p.is_account = n.is_account AND p.period_start <= n.first_at
+				ORDER BY p.period_start DESC LIMIT 1),
+			(SELECT b.period_end FROM tierlimit.bill b
+				WHERE b.subject = n.subject AND b.is_account = n.is_account AND b.period_start <= n.first_at
+				ORDER BY b.period_start DESC LIMIT 1));
 		DELETE FROM tierlimit.bill_pending WHERE first_at > last_at;
 	END LOOP;
 END
@@ -1075,9 +1072,27 @@ $$;
 
 COMMENT ON FUNCTION tierlimit._bill_late_rows(timestamptz[], text[], text[], text[], integer[], integer[], bigint[], timestamptz) IS 'Note rows that come late for bills';
 
--- What the sums have of periods, which end when the sums do at the latest: whole days of
--- UTC by days, the hours before and after these by hours, and what is before and after
--- those from the log; or else, where the log is gone, an hour is where it starts.
+-- The whole days and hours of a period, which ends when the sums do at the latest: the last
+-- ones need not be over, if the sums end in them.  Where the log is gone, an hour is where
+-- it starts.
+CREATE FUNCTION tierlimit._whole_hours(period_start timestamptz, period_end timestamptz,
+		summed_until timestamptz, kept_since timestamptz,
+		OUT until timestamptz, OUT first_day timestamptz, OUT end_day timestamptz,
+		OUT first_hour timestamptz, OUT end_hour timestamptz)
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+	SELECT least(period_end, summed_until),
+		date_trunc('day', period_start + interval '1 day' - interval '1 microsecond', 'UTC'),
+		CASE WHEN period_end >= summed_until THEN summed_until ELSE date_trunc('day', period_end, 'UTC') END,
+		date_trunc('hour', period_start + interval '1 hour' - interval '1 microsecond', 'UTC'),
+		CASE WHEN period_end >= summed_until THEN summed_until WHEN period_end <= kept_since THEN period_end
+			ELSE date_trunc('hour', period_end, 'UTC') END;
+$$;
+
+COMMENT ON FUNCTION tierlimit._whole_hours(timestamptz, timestamptz, timestamptz, timestamptz) IS 'The parts of a period that sums by days and by hours have';
+
+-- What the sums have of periods: whole days of UTC by days, the hours before and after these
+-- by hours, and what is before and after those from the log.  A part that no period has is
+-- not looked for.
 CREATE FUNCTION tierlimit._period_usage(subjects text[], accounts boolean[],
 		starts timestamptz[], ends timestamptz[])
 	RETURNS TABLE (subject text, is_account boolean, period_start timestamptz,
@@ -1085,44 +1100,57 @@ CREATE FUNCTION tierlimit._period_usage(subjects text[], accounts boolean[],
 	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	parts text[];
-	source record;
+	belongs text;
+	is_one boolean;
+	state record;
+	extent record;
 BEGIN
-	FOR source IN SELECT * FROM (VALUES
-			('p.subject = u.key AND u.account IS NULL AND NOT p.is_account'),
-			('p.subject = u.account AND p.is_account')) AS x (belongs) LOOP
-		parts := parts || format($sql$
-			SELECT p.subject, p.is_account, p.period_start, u.tier, u.requests, u.credits, u.denied
-			FROM p JOIN tierlimit.usage_daily u ON %1$s AND u.day >= p.first_day AND u.day < p.end_day
-				AND u.day >= (SELECT min(first_day) FROM p)
-			UNION ALL
-			SELECT p.subject, p.is_account, p.period_start, u.tier, u.requests, u.credits, u.denied
-			FROM p, LATERAL (VALUES (p.first_hour, least(p.first_day, p.end_hour)),
-					(greatest(p.end_day, p.first_day), p.end_hour)) e (since, until), tierlimit.usage_hourly u
-			WHERE e.since < e.until AND %1$s AND u.hour >= e.since AND u.hour < e.until
-			UNION ALL
-			SELECT p.subject, p.is_account, p.period_start, u.tier, CASE u.error_code WHEN 0 THEN u.requests ELSE 0 END,
-				CASE u.error_code WHEN 0 THEN u.credits ELSE 0 END, CASE u.error_code WHEN 0 THEN 0 ELSE u.requests END
-			FROM p, LATERAL (VALUES (p.period_start, least(p.first_hour, p.until)),
-					(greatest(p.end_hour, p.first_hour), p.until)) e (since, until), tierlimit.request_log u
-			WHERE e.since < e.until AND e.since >= p.kept_since AND %1$s AND u.at >= e.since AND u.at < e.until
-				AND tierlimit._summed_key(u.key, u.tier, u.error_code) IS NOT NULL$sql$, source.belongs);
+	SELECT s.summed_until, s.kept_since INTO state FROM tierlimit.log_state s;
+	SELECT min(w.first_day) AS first_day, max(w.end_day) AS end_day, bool_or(p.account) AS any_account, bool_or(NOT p.account) AS any_key,
+		bool_or(w.first_day < w.end_day) AS any_days,
+		bool_or(w.first_hour < least(w.first_day, w.end_hour) OR greatest(w.end_day, w.first_day) < w.end_hour) AS any_hours,
+		bool_or(p.period_start < least(w.first_hour, w.until) OR greatest(w.end_hour, w.first_hour) < w.until) AS any_rows
+	INTO extent
+	FROM unnest(subjects, accounts, starts, ends) AS p (subject, account, period_start, period_end),
+		tierlimit._whole_hours(p.period_start, p.period_end, state.summed_until, state.kept_since) w;
+	FOR belongs, is_one IN VALUES ('p.subject = u.key AND u.account IS NULL AND NOT p.is_account', extent.any_key),
+			('p.subject = u.account AND p.is_account', extent.any_account) LOOP
+		CONTINUE WHEN is_one IS NOT TRUE;
+		IF extent.any_days THEN
+			parts := parts || format('SELECT p.subject, p.is_account, p.period_start, u.tier, u.requests, u.credits, u.denied
+				FROM p JOIN tierlimit.usage_daily u ON %s AND u.day >= p.first_day AND u.day < p.end_day
+				WHERE u.day >= %L AND u.day < %L', belongs, extent.first_day, extent.end_day);
+		END IF;
+		IF extent.any_hours THEN
+			parts := parts || format('SELECT p.subject, p.is_account, p.period_start, u.tier, u.requests, u.credits, u.denied
+				FROM p, LATERAL (VALUES (p.first_hour, least(p.first_day, p.end_hour)),
+						(greatest(p.end_day, p.first_day), p.end_hour)) e (since, until),
+					LATERAL (SELECT * FROM tierlimit.usage_hourly u
+						WHERE %s AND u.hour >= e.since AND u.hour < e.until OFFSET 0) u
+				WHERE e.since < e.until', belongs);
+		END IF;
+		IF extent.any_rows THEN
+			parts := parts || format('SELECT p.subject, p.is_account, p.period_start, u.tier, CASE u.error_code WHEN 0 THEN u.requests ELSE 0 END,
+					CASE u.error_code WHEN 0 THEN u.credits ELSE 0 END, CASE u.error_code WHEN 0 THEN 0 ELSE u.requests END
+				FROM p, LATERAL (VALUES (p.period_start, least(p.first_hour, p.until)),
+						(greatest(p.end_hour, p.first_hour), p.until)) e (since, until),
+					LATERAL (SELECT * FROM tierlimit.request_log u
+						WHERE %s AND u.at >= e.since AND u.at < e.until
+							AND tierlimit._summed_key(u.key, u.tier, u.error_code) IS NOT NULL OFFSET 0) u
+				WHERE e.since < e.until AND e.since >= $6', belongs);
+		END IF;
 	END LOOP;
-	RETURN QUERY EXECUTE format($sql$
-		WITH p AS MATERIALIZED (
-			SELECT u.subject, u.is_account, u.period_start, s.kept_since, least(u.period_end, s.summed_until) AS until,
-				-- the whole hours and days in it; the last one ends with the sums, if it is not whole
-				date_trunc('hour', u.period_start + interval '1 hour' - interval '1 microsecond', 'UTC') AS first_hour,
-				date_trunc('day', u.period_start + interval '1 day' - interval '1 microsecond', 'UTC') AS first_day,
-				CASE WHEN u.period_end >= s.summed_until THEN s.summed_until
-					WHEN u.period_end <= s.kept_since THEN u.period_end
-					ELSE date_trunc('hour', u.period_end, 'UTC') END AS end_hour,
-				CASE WHEN u.period_end >= s.summed_until THEN s.summed_until
-					ELSE date_trunc('day', u.period_end, 'UTC') END AS end_day
-			FROM unnest($1, $2, $3, $4) AS u (subject, is_account, period_start, period_end), tierlimit.log_state s)
+	IF parts IS NULL THEN
+		RETURN;
+	END IF;
+	RETURN QUERY EXECUTE format('WITH p AS MATERIALIZED (
+			SELECT p.subject, p.is_account, p.period_start, w.*
+			FROM unnest($1, $2, $3, $4) AS p (subject, is_account, period_start, period_end),
+				tierlimit._whole_hours(p.period_start, p.period_end, $5, $6) w)
 		SELECT subject, is_account, period_start, sum(requests)::numeric, sum(credits)::numeric, sum(denied)::numeric,
 			max(tier COLLATE "C"), min(tier COLLATE "C") = max(tier COLLATE "C")
-		FROM (%s) x GROUP BY 1, 2, 3$sql$, array_to_string(parts, ' UNION ALL '))
-	USING $1, $2, $3, $4;
+		FROM (%s) x GROUP BY 1, 2, 3', array_to_string(parts, ' UNION ALL '))
+	USING subjects, accounts, starts, ends, state.summed_until, state.kept_since;
 END
 $$;
 
@@ -1243,9 +1271,8 @@ COMMENT ON FUNCTION tierlimit._reopen_changed_periods() IS 'Have billing periods
 CREATE FUNCTION tierlimit._open_all_periods() RETURNS void
 	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	INSERT INTO tierlimit.bill_pending (subject, is_account, first_at, last_at, tier)
-	SELECT s.* FROM (SELECT coalesce(account, key) AS subject, account IS NOT NULL AS is_account,
-			hour AS first_at, hour + interval '1 hour' - interval '1 microsecond' AS last_at, max(tier)
-		FROM tierlimit.usage_hourly WHERE key IS NOT NULL GROUP BY 1, 2, 3) s;
+	SELECT coalesce(account, key), account IS NOT NULL, min(day), max(day) + interval '1 day' - interval '1 microsecond', max(tier)
+	FROM tierlimit.usage_daily WHERE key IS NOT NULL GROUP BY 1, 2, date_trunc('month', day, 'UTC');
 $$;
 
 COMMENT ON FUNCTION tierlimit._open_all_periods() IS 'Have bill_pending ask for the periods of all sums';
@@ -1523,10 +1550,15 @@ BEGIN
 			SELECT DISTINCT subject, is_account FROM (
 				SELECT subject, is_account FROM tierlimit.bill_period WHERE period_start <= $1 AND period_end > $1
 				UNION ALL SELECT subject, is_account FROM tail
-				-- (whose calendar was changed, or who pays a price)
-				UNION ALL SELECT r.subject, r.is_account FROM tierlimit._billed_subject r JOIN tierlimit.bill_period p USING (subject, is_account)
+				-- (whose calendar was changed)
+				UNION ALL SELECT r.subject, r.is_account FROM tierlimit.bill_period p
+					JOIN tierlimit._billed_subject r ON r.subject = p.subject AND r.is_account = p.is_account
+					JOIN tierlimit._billed_tier t ON t.tier = r.tier
+					WHERE NOT p.frozen AND (p.length, p.anchor, p.timezone) IS DISTINCT FROM (t.length, r.billing_anchor, r.billing_timezone)
+				-- (who pays a price from now on; before, there is a period)
 				UNION ALL SELECT r.subject, r.is_account FROM tierlimit._billed_subject r JOIN tierlimit._billed_tier t USING (tier)
-					WHERE t.price IS NOT NULL AND r.keys > 0
+					WHERE t.price IS NOT NULL AND r.keys > 0 AND NOT EXISTS (SELECT FROM tierlimit.bill_period p
+						WHERE p.subject = r.subject AND p.is_account = r.is_account AND p.period_end > $1)
 				-- (after a restore, until the log writer has opened the periods)
 				UNION ALL SELECT coalesce(account, key), account IS NOT NULL FROM tierlimit.usage_daily
 					WHERE key IS NOT NULL AND NOT EXISTS (SELECT FROM tierlimit.bill_state)) x),
