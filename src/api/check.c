@@ -317,6 +317,20 @@ address_inet(const text *value)
 }
 
 /*
+ * Return the tier that says of which time units are given back to an address:
+ * that of addresses; where these are not counted, that of callers without a
+ * key, which are given back the same units; or NULL.
+ */
+static const Tier *
+tier_for_change(void)
+{
+	static const char anonymous[] = ANONYMOUS_TIER;
+	const Tier *tier = tiers_for_addresses();
+
+	return tier != NULL ? tier : tiers_find(anonymous, strlen(anonymous));
+}
+
+/*
  * Find out which subject's windows a key has, to change them, and return the
  * row to be logged.  A key that is not registered has the windows of the tier
  * that it was last called under; or else, if that tier is gone, what is in
@@ -334,7 +348,8 @@ policy_for_change(const text *key, Policy *policy)
 	{
 		question.key = NULL;
 		question.address = address_inet(key);
-		policy->charge = policy_charge_address(question.address, &no_limits);
+		policy->charge = policy_charge_address(question.address,
+											   tier_for_change());
 	}
 	else if (policy->tier == NULL)
 	{
@@ -346,7 +361,7 @@ policy_for_change(const text *key, Policy *policy)
 	}
 	policy->refusal = 0;
 	row = decide_log_row(&question, policy);
-	if (policy->tier == NULL)
+	if (policy->charge.tier == NULL)
 		policy->charge.tier = &no_limits;
 	return row;
 }

@@ -168,6 +168,22 @@ sql("INSERT INTO tierlimit.api_key (name, tier) VALUES ('monthly', 'month');
 is(sql("SET tierlimit.now = '2026-02-01 00:02:00+00'; SELECT tierlimit.refund('monthly', 5, 5)"), '1',
 	'period: only what was counted in the running one is given back');
 
+# Of an address, too, by the limits of addresses; where there are none, by those of
+# callers without a key.
+my $at_midnight = "SELECT allowed FROM tierlimit.authorize(%s, NULL, '203.0.113.4', 5);
+	SET tierlimit.now = '2026-02-02 00:01:00+00'; SELECT tierlimit.refund('203.0.113.4', 5);
+	SELECT allowed FROM tierlimit.authorize(%s, NULL, '203.0.113.4', 2); SELECT tierlimit.refund('203.0.113.4', 5)";
+for my $tier ('ip', 'anonymous')
+{
+	my $secret = $tier eq 'ip' ? "'" . sql("SELECT secret FROM secret WHERE name = 'alone'") . "'" : 'NULL';
+
+	sql("UPDATE tierlimit.tier SET name = 'no ip' WHERE name = 'ip'; INSERT INTO tierlimit.tier VALUES ('$tier');
+		INSERT INTO tierlimit.tier_limit (tier, name, period, max, unit, kind) VALUES ('$tier', 'day', '1 day', 10, 'credits', 'calendar')");
+	is(sql("SET tierlimit.now = '2026-02-01 23:59:00+00';" . sprintf($at_midnight, $secret, $secret)), "t\n0\nt\n2",
+		"period of the tier $tier: only what was counted in the running one is given back");
+	sql("DELETE FROM tierlimit.tier WHERE name = '$tier'; UPDATE tierlimit.tier SET name = 'ip' WHERE name = 'no ip'");
+}
+
 #
 # Of an address
 #
