@@ -317,30 +317,35 @@ address_inet(const text *value)
 }
 
 /*
- * Return the tier that says of which time units are given back to an address:
- * that of addresses; where these are not counted, that of callers without a
- * key, which are given back the same units; or NULL.
+ * Return the charge by which something is given back to an address.  A call
+ * that is named is that of the caller without a key.  Units are given back to
+ * any caller from there, as the limits of addresses say; where there are none,
+ * as those of callers without a key do, who are given back the same units.
  */
-static const Tier *
-tier_for_change(void)
+static Charge
+charge_for_change(const inet *address, bool names_call)
 {
 	static const char anonymous[] = ANONYMOUS_TIER;
-	const Tier *tier = tiers_for_addresses();
+	const Tier *tier = names_call ? NULL : tiers_for_addresses();
 
-	return tier != NULL ? tier : tiers_find(anonymous, strlen(anonymous));
+	if (tier == NULL)
+		tier = tiers_find(anonymous, strlen(anonymous));
+	return policy_charge_address(names_call ? SUBJECT_ANONYMOUS : SUBJECT_ADDRESS,
+								 address, tier);
 }
 
 /*
  * Find out which subject's windows a key has, to change them, and return the
  * row to be logged.  A key that is not registered has the windows of the tier
  * that it was last called under; or else, if that tier is gone, what is in
- * memory.
+ * memory.  The request_id is that of the call to be given back; NULL: none is
+ * named.
  */
 static LogRow
-policy_for_change(const text *key, Policy *policy)
+policy_for_change(const text *key, const text *request_id, Policy *policy)
 {
 	static const Tier no_limits = {0};
-	Question	question = {.key = key, .has_cost = true};
+	Question	question = {.key = key, .has_cost = true, .request_id = request_id};
 	LogRow		row;
 
 	policy_for_key(key, NULL, policy);
@@ -348,8 +353,8 @@ policy_for_change(const text *key, Policy *policy)
 	{
 		question.key = NULL;
 		question.address = address_inet(key);
-		policy->charge = policy_charge_address(question.address,
-											   tier_for_change());
+		policy->charge = charge_for_change(question.address,
+										   request_id != NULL);
 	}
 	else if (policy->tier == NULL)
 	{
@@ -371,6 +376,7 @@ Datum
 tierlimit_refund_1_0(PG_FUNCTION_ARGS)
 {
 	text	   *key;
+	text	   *request_id;
 	int64		cost;
 	int64		requests;
 	int64		credits;
@@ -384,9 +390,9 @@ tierlimit_refund_1_0(PG_FUNCTION_ARGS)
 	cost = cost_argument(fcinfo, 1);
 	requests = require_amount(PG_ARGISNULL(2) ? 1 : PG_GETARG_INT32(2),
 							  "requests");
-	row = policy_for_change(key, &policy);
-	row.texts[LOG_REQUEST_ID] = logrow_text(request_id_argument(fcinfo, 3));
-	credits = row.texts[LOG_REQUEST_ID].bytes != NULL
+	request_id = request_id_argument(fcinfo, 3);
+	row = policy_for_change(key, request_id, &policy);
+	credits = request_id != NULL
 		? refund_call(&policy.charge, policy.clock, &row)
 		: refund_newest(&policy.charge, policy.clock, cost, requests, &row);
 	limiter_wait_durable();
@@ -405,7 +411,7 @@ tierlimit_reset_1_0(PG_FUNCTION_ARGS)
 	require_primary("reset");
 	key = key_argument(fcinfo, 0);
 	require_key(key);
-	row = policy_for_change(key, &policy);
+	row = policy_for_change(key, NULL, &policy);
 	refund_all(&policy.charge, policy.clock, &row);
 	limiter_wait_durable();
 	PG_RETURN_VOID();

@@ -306,7 +306,8 @@ charge_both(const Question *question, const Policy *policy)
 	int			count = 0;
 
 	if (tier != NULL && question->address != NULL)
-		charges[count++] = policy_charge_address(question->address, tier);
+		charges[count++] = policy_charge_address(SUBJECT_ADDRESS,
+												 question->address, tier);
 	charges[count++] = policy->charge;
 	return by_charges(question, policy, charges, count);
 }

@@ -34,10 +34,10 @@
 	"account COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1 AND error_code OPERATOR(pg_catalog.=) 0"
 
 /* The rows of an address, or of a network. */
-#define OF_ADDRESS \
+#define FROM_ADDRESS \
 	"ip OPERATOR(pg_catalog.>=) pg_catalog.host(pg_catalog.network($1::pg_catalog.inet))::pg_catalog.inet" \
-	" AND ip OPERATOR(pg_catalog.<=) pg_catalog.host(pg_catalog.broadcast($1::pg_catalog.inet))::pg_catalog.inet" \
-	" AND error_code OPERATOR(pg_catalog.=) 0"
+	" AND ip OPERATOR(pg_catalog.<=) pg_catalog.host(pg_catalog.broadcast($1::pg_catalog.inet))::pg_catalog.inet"
+#define OF_ADDRESS FROM_ADDRESS " AND error_code OPERATOR(pg_catalog.=) 0"
 
 /* The rows of callers without a key, from such an address or from none. */
 #define OF_ANONYMOUS "key IS NULL AND " OF_ADDRESS
@@ -55,17 +55,27 @@
 }
 
 /*
+ * These say that a row c is of the same caller as the row r of a subject: a
+ * request_id is that of a key, or of who calls without one, from an address or
+ * from none.
+ */
+#define SAME_KEY "c.key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) r.key"
+#define SAME_ANONYMOUS "c.key IS NULL AND " FROM_ADDRESS
+#define SAME_CALLER "(" SAME_KEY " OR r.key IS NULL AND " SAME_ANONYMOUS ")"
+#define SAME_NOBODY "c.key IS NULL AND c.ip IS NULL"
+
+/*
  * What a row r gives back: infinity stands for all; minus infinity for a call
  * before the span; NULL for the newest calls of its key, or for nothing.
  */
-#define CALL_AT \
+#define CALL_AT(same_caller) \
 	"CASE WHEN r.shadow_code OPERATOR(pg_catalog.=) 0 THEN 'infinity'::pg_catalog.timestamptz" \
 	" WHEN r.requests OPERATOR(pg_catalog.>) 0" \
 	"  OR r.requests OPERATOR(pg_catalog.=) 0 AND r.credits OPERATOR(pg_catalog.>=) 0 THEN NULL" \
 	" WHEN r.request_id IS NOT NULL THEN COALESCE((" \
 	"  SELECT pg_catalog.max(c.at) FROM tierlimit.request_log c" \
 	"  WHERE " WITHIN_DAYS \
-	"    AND (c.key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) r.key OR c.key IS NULL AND r.key IS NULL)" \
+	"    AND " same_caller \
 	"    AND c.request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) r.request_id" \
 	"    AND c.at OPERATOR(pg_catalog.>) $2 AND c.at OPERATOR(pg_catalog.<=) r.at" \
 	"    AND c.error_code OPERATOR(pg_catalog.=) 0 AND c.requests OPERATOR(pg_catalog.>) 0), '-infinity') END"
@@ -76,7 +86,7 @@
  * gap: the time between those, the last one from the edge on.  (OFFSET 0 has
  * each of them looked up by the index.)
  */
-#define SUMS(subject, is_account) { \
+#define SUMS(subject, is_account, same_caller) { \
 	"WITH edge AS MATERIALIZED (" \
 	"  SELECT LEAST(pg_catalog.min(at), $3," \
 	"    (SELECT summed_until FROM tierlimit.log_state)) AS at" \
@@ -97,7 +107,7 @@
 	"    UNION ALL SELECT '-infinity', $2) x)" \
 	" SELECT last_at, requests, credits, NULL::pg_catalog.text, NULL::pg_catalog.timestamptz, NULL::pg_catalog.text FROM dense" \
 	" UNION ALL" \
-	" SELECT r.at, r.requests, r.credits, COALESCE(r.key, ''), " CALL_AT ", r.request_id FROM gap, LATERAL (" \
+	" SELECT r.at, r.requests, r.credits, COALESCE(r.key, ''), " CALL_AT(same_caller) ", r.request_id FROM gap, LATERAL (" \
 	"  SELECT at, requests::bigint, credits, key, request_id, shadow_code FROM tierlimit.request_log WHERE " subject \
 	"    AND at OPERATOR(pg_catalog.>=) gap.since AND at OPERATOR(pg_catalog.<) gap.until" \
 	"    AND " WITHIN_DAYS " OFFSET 0) r" \
@@ -152,8 +162,10 @@ static SpiStatement any_row[] = {
 	ANY_ROW(OF_ANONYMOUS), ANY_ROW(OF_NOBODY)
 };
 static SpiStatement sums[] = {
-	SUMS(OF_KEY, "NOT"), SUMS(OF_ACCOUNT, ""), SUMS(OF_ADDRESS, "false AND"),
-	SUMS(OF_ANONYMOUS, "false AND"), SUMS(OF_NOBODY, "false AND")
+	SUMS(OF_KEY, "NOT", SAME_KEY), SUMS(OF_ACCOUNT, "", SAME_KEY),
+	SUMS(OF_ADDRESS, "false AND", SAME_CALLER),
+	SUMS(OF_ANONYMOUS, "false AND", SAME_ANONYMOUS),
+	SUMS(OF_NOBODY, "false AND", SAME_NOBODY)
 };
 static SpiStatement newest_tier[] = {
 	NEWEST_TIER(OF_KEY), NEWEST_TIER(OF_ACCOUNT), NEWEST_TIER(OF_ADDRESS),
@@ -309,7 +321,8 @@ give_back(LogSums *log, int i)
 		 * This is the call's own row, or the sum of the minute that it is in.
 		 */
 		else if (sum->at == row->call_at
-				 ? sum->request_id == row->request_id || sum->key == 0
+				 ? sum->key == 0 ||
+				 (sum->key == row->key && sum->request_id == row->request_id)
 				 : sum->at > row->call_at &&
 				 (j == 0 || log->sums[j - 1].at < row->call_at))
 			take_from(sum, &requests, &credits);
@@ -405,6 +418,23 @@ logread_sums(const SubjectName *subject, const LogSpan *span)
 	}
 	spi_end(&reading);
 	return log;
+}
+
+/*
+ * Replace a caller, who is a key or has none, by the subject that counts a
+ * call of theirs whose row has this account.  Returns false if there is no
+ * such subject, as the row was written by hand.
+ */
+bool
+logread_find_subject(SubjectName *caller, LogText account)
+{
+	if (caller->kind != SUBJECT_KEY || account.bytes == NULL)
+		return true;
+	if (account.length < 1 || account.length > MAX_NAME_LENGTH)
+		return false;
+	*caller = subject_name(caller->installation, SUBJECT_ACCOUNT,
+						   account.bytes, account.length);
+	return true;
 }
 
 /*

@@ -60,6 +60,7 @@ log_deletions_until(Clock clock)
 }
 
 extern LogSums logread_sums(const SubjectName *subject, const LogSpan *span);
+extern bool logread_find_subject(SubjectName *caller, LogText account);
 extern LogSum logread_call(const SubjectName *subject, TimestampTz at,
 						   LogText request_id, TimestampTz *newest);
 extern uint64 logread_hash(const char *bytes, int length);

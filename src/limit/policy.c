@@ -177,10 +177,12 @@ policy_charge_unregistered(SubjectKind kind, const char *name, int length,
 }
 
 /*
- * Return the charge to the subject of this kind that has the address's name.
+ * Return the charge to the subject of this kind, SUBJECT_ADDRESS or
+ * SUBJECT_ANONYMOUS, that has the address's name, under a tier.  The name is
+ * allocated in the current memory context.
  */
-static Charge
-charge_by_address(SubjectKind kind, const inet *address, const Tier *tier)
+Charge
+policy_charge_address(SubjectKind kind, const inet *address, const Tier *tier)
 {
 	inet_struct host = address_of_host(address);
 	char	   *name = palloc(MAX_ADDRESS_NAME);
@@ -206,15 +208,5 @@ policy_for_anonymous(const inet *address, const Tier *tier, Policy *policy)
 		policy->charge = policy_charge_unregistered(SUBJECT_NOBODY, NOBODY,
 													strlen(NOBODY), tier);
 	else
-		policy->charge = charge_by_address(SUBJECT_ANONYMOUS, address, tier);
-}
-
-/*
- * Return the charge of a call to its address, under the tier of addresses.
- * The name is allocated in the current memory context.
- */
-Charge
-policy_charge_address(const inet *address, const Tier *tier)
-{
-	return charge_by_address(SUBJECT_ADDRESS, address, tier);
+		policy->charge = policy_charge_address(SUBJECT_ANONYMOUS, address, tier);
 }

@@ -29,7 +29,8 @@ extern void policy_for_key(const text *key, const text *tier, Policy *policy);
 extern void policy_for_secret(const text *secret, Policy *policy);
 extern void policy_for_anonymous(const inet *address, const Tier *tier,
 								 Policy *policy);
-extern Charge policy_charge_address(const inet *address, const Tier *tier);
+extern Charge policy_charge_address(SubjectKind kind, const inet *address,
+									const Tier *tier);
 extern Charge policy_charge_unregistered(SubjectKind kind, const char *name,
 										 int length, const Tier *tier);
 

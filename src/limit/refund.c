@@ -55,17 +55,23 @@ static SpiStatement longest_query = {
 
 /*
  * The call with a request_id, with the tier and the subjects that it was
- * charged to.
+ * charged to: that of a key, or of who called from an address without one.
  */
-static SpiStatement call_query = {
-	"SELECT at, account, tier, endpoint, ip FROM tierlimit.request_log"
-	" WHERE key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1"
-	" AND request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $2"
-	" AND at OPERATOR(pg_catalog.>) $3 AND at OPERATOR(pg_catalog.<) 'infinity'"
-	" AND " WITHIN_DAYS
-	" AND error_code OPERATOR(pg_catalog.=) 0"
-	" AND requests OPERATOR(pg_catalog.>) 0 ORDER BY at DESC LIMIT 1", 3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, NULL
-};
+#define CALL_OF(caller) { \
+	"SELECT at, account, tier, endpoint, ip FROM tierlimit.request_log WHERE " caller \
+	" AND request_id COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $2" \
+	" AND at OPERATOR(pg_catalog.>) $3 AND at OPERATOR(pg_catalog.<) 'infinity'" \
+	" AND " WITHIN_DAYS \
+	" AND error_code OPERATOR(pg_catalog.=) 0" \
+	" AND requests OPERATOR(pg_catalog.>) 0 ORDER BY at DESC LIMIT 1", \
+	3, {TEXTOID, TEXTOID, TIMESTAMPTZOID}, NULL \
+}
+
+static SpiStatement call_of_key =
+CALL_OF("key COLLATE pg_catalog.\"C\" OPERATOR(pg_catalog.=) $1");
+
+static SpiStatement call_of_anonymous =
+CALL_OF("key IS NULL AND ip OPERATOR(pg_catalog.<<=) $1::pg_catalog.inet");
 
 /*
  * Return the time just before the current period of the tier's longest
@@ -533,43 +539,31 @@ result_text(int row, int column)
 }
 
 /*
- * Set the subjects that the call was charged to, as its row says.  Returns
- * false if the row can't say so, as it was written by hand.
+ * Set the address that the call was charged to as well, and put it into the
+ * row.
  */
-static bool
-set_subjects(LoggedCall *call, InstallationId installation, LogRow *row, Datum address)
+static void
+set_address(LoggedCall *call, const SubjectName *caller, LogRow *row,
+			const inet *address)
 {
-	LogText		name = row->texts[row->texts[LOG_ACCOUNT].bytes != NULL
-								  ? LOG_ACCOUNT : LOG_KEY];
+	char	   *name = SPI_palloc(MAX_ADDRESS_NAME);
 
-	if (name.length < 1 || name.length > MAX_NAME_LENGTH)
-		return false;
-	call->subjects[call->count++] =
-		subject_name(installation, row->texts[LOG_ACCOUNT].bytes != NULL
-					 ? SUBJECT_ACCOUNT : SUBJECT_KEY, name.bytes, name.length);
-	if (address == (Datum) 0)
-		return true;
 	row->has_address = true;
-	row->address = address_of_host(DatumGetInetPP(address));
-	{
-		char	   *buffer = SPI_palloc(MAX_ADDRESS_NAME);
-		int			length = address_name(&row->address, buffer);
-
-		call->subjects[call->count++] =
-			subject_name(installation, SUBJECT_ADDRESS, buffer, length);
-	}
-	return true;
+	row->address = address_of_host(address);
+	call->subjects[call->count++] =
+		subject_name(caller->installation, SUBJECT_ADDRESS, name,
+					 address_name(&row->address, name));
 }
 
 /*
- * Look the call of the row's key and request_id up, and complete the row from
- * it.  Returns false if the call is not known, or was given back.
+ * Look the caller's call with the row's request_id up, and complete the row
+ * from it.  Returns false if the call is not known, or was given back.
  */
 static bool
-read_call(LoggedCall *call, InstallationId installation, TimestampTz since, LogRow *row)
+read_call(LoggedCall *call, const SubjectName *caller, TimestampTz since, LogRow *row)
 {
 	SpiReading	reading;
-	LogDays		days = {.end = ALL_DAYS_AFTER};
+	LogDays		days = {.first = spi_day(since), .end = ALL_DAYS_AFTER};
 	Datum		args[3];
 	TimestampTz at = 0;
 	bool		found;
@@ -579,21 +573,26 @@ read_call(LoggedCall *call, InstallationId installation, TimestampTz since, LogR
 
 	/* Find its row in the log. */
 	spi_begin(&reading);
-	args[0] = PointerGetDatum(cstring_to_text_with_len(row->texts[LOG_KEY].bytes,
-													   row->texts[LOG_KEY].length));
+	args[0] = PointerGetDatum(cstring_to_text_with_len(caller->name,
+													   caller->length));
 	args[1] = PointerGetDatum(cstring_to_text_with_len(row->texts[LOG_REQUEST_ID].bytes,
 													   row->texts[LOG_REQUEST_ID].length));
 	args[2] = TimestampTzGetDatum(since);
-	days.first = spi_day(since);
-	spi_run_log(&reading, &call_query, days, args);
+	spi_run_log(&reading, caller->kind == SUBJECT_ANONYMOUS ? &call_of_anonymous
+				: &call_of_key, days, args);
 	found = SPI_processed > 0;
 	if (found)
 	{
+		Datum		address = spi_value(0, 5, (Datum) 0);
+
 		at = DatumGetTimestampTz(spi_value(0, 1, (Datum) 0));
 		row->texts[LOG_ACCOUNT] = result_text(0, 2);
 		row->texts[LOG_TIER] = result_text(0, 3);
 		row->texts[LOG_ENDPOINT] = result_text(0, 4);
-		found = set_subjects(call, installation, row, spi_value(0, 5, (Datum) 0));
+		call->subjects[call->count++] = *caller;
+		found = logread_find_subject(&call->subjects[0], row->texts[LOG_ACCOUNT]);
+		if (found && address != (Datum) 0)
+			set_address(call, caller, row, DatumGetInetPP(address));
 	}
 	spi_end(&reading);
 	if (!found)
@@ -608,13 +607,13 @@ read_call(LoggedCall *call, InstallationId installation, TimestampTz since, LogR
 }
 
 /*
- * Give back the call of the row's key and request_id.  Returns its credits, 0
- * if there is no such call.  The key is claimed by this session, so that no
- * other session gives the same call back.
+ * Give back the caller's call with the row's request_id.  Returns its credits,
+ * 0 if there is no such call.  This session has claimed who may give it back,
+ * so that no other session does.
  */
 static int64
-give_back_call(const Charge *charge, const SubjectName *key, Clock clock,
-			   LogRow *row)
+give_back_call(const Charge *charge, const SubjectName *caller,
+			   const SubjectName *claimed, Clock clock, LogRow *row)
 {
 	LoggedCall	call;
 	Retry		retry;
@@ -622,11 +621,12 @@ give_back_call(const Charge *charge, const SubjectName *key, Clock clock,
 
 	log_wait_written(log_newest_position());
 	clock = clock_read_again(clock);
-	retry_init(&retry, key, row, false);
-	if (!read_call(&call, key->installation, refunded_since(charge, clock.now), row))
+	retry_init(&retry, caller, row, false);
+	if (!read_call(&call, caller, refunded_since(charge, clock.now), row))
 		return 0;
-	if (call.subjects[0].kind == SUBJECT_KEY)
-		mine = &call.subjects[0];
+	for (int i = 0; i < call.count; i++)
+		if (call.subjects[i].kind == claimed->kind)
+			mine = &call.subjects[i];
 	clock.now = Max(clock.now, call.newest);
 	fill_row(row, time_after(&call.subjects[0], clock), call.units);
 	queue_row(call.subjects, call.count, mine, &retry, row);
@@ -634,25 +634,40 @@ give_back_call(const Charge *charge, const SubjectName *key, Clock clock,
 }
 
 /*
- * Give back the call of the row's key and request_id, wherever it was charged.
- * Returns its credits, 0 if it is not known or was given back before.  May
- * wait for the log, and raise an ERROR, with nothing given back; no lock may
- * be held.
+ * Give back the call with the row's request_id, wherever it was charged: that
+ * of the row's key, or if the row has none, of the caller without a key whom
+ * the charge is for.  Returns its credits, 0 if it is not known or was given
+ * back before.  May wait for the log, and raise an ERROR, with nothing given
+ * back; no lock may be held.
  */
 int64
 refund_call(const Charge *charge, Clock clock, LogRow *row)
 {
-	SubjectName key = subject_name(charge->subject.installation, SUBJECT_KEY,
-								   row->texts[LOG_KEY].bytes,
-								   row->texts[LOG_KEY].length);
+	const SubjectName *subject = &charge->subject;
+	LogText		key = row->texts[LOG_KEY];
+	SubjectName caller;
+	SubjectName claimed;
 	int64		credits;
 
-	claim_take(&key, clock);
-	PG_ENSURE_ERROR_CLEANUP(claim_clean_up, PointerGetDatum(&key));
+	/*
+	 * Who calls without a key is given back units by the address, too, which
+	 * is what refund_newest() claims.
+	 */
+	if (key.bytes != NULL)
+		claimed = caller = subject_name(subject->installation, SUBJECT_KEY,
+										key.bytes, key.length);
+	else
 	{
-		credits = give_back_call(charge, &key, clock, row);
+		caller = *subject;
+		claimed = subject_name(subject->installation, SUBJECT_ADDRESS,
+							   subject->name, subject->length);
 	}
-	PG_END_ENSURE_ERROR_CLEANUP(claim_clean_up, PointerGetDatum(&key));
-	claim_release(&key);
+	claim_take(&claimed, clock);
+	PG_ENSURE_ERROR_CLEANUP(claim_clean_up, PointerGetDatum(&claimed));
+	{
+		credits = give_back_call(charge, &caller, &claimed, clock, row);
+	}
+	PG_END_ENSURE_ERROR_CLEANUP(claim_clean_up, PointerGetDatum(&claimed));
+	claim_release(&claimed);
 	return credits;
 }

@@ -495,29 +495,26 @@ find_call(Retry *retry, LoggedRetry *logged)
 
 /*
  * Return whether a call of the log is counted still, after the refunds that
- * name no call.
+ * name no call.  (There are none of who has neither key nor address: nobody
+ * can name them.)
  */
 static bool
 is_counted(const Retry *retry, const LoggedRetry *logged)
 {
 	LogText		key = retry->row->texts[LOG_KEY];
-	LogText		account = logrow_text(logged->account);
-	SubjectName name = {
-		.installation = retry->subject.installation,
-		.kind = account.bytes != NULL ? SUBJECT_ACCOUNT : SUBJECT_KEY,
-		.name = account.bytes != NULL ? account.bytes : key.bytes,
-		.length = account.bytes != NULL ? account.length : key.length
-	};
+	SubjectName subject = *retry->caller;
 	TimestampTz newest;
 	LogSum		sum;
 
-	/* A row that was written by hand may have any name. */
-	if (name.length < 1 || name.length > MAX_NAME_LENGTH)
+	if (subject.kind == SUBJECT_NOBODY)
+		return true;
+	if (key.bytes != NULL)
+		subject = subject_name(subject.installation, SUBJECT_KEY,
+							   key.bytes, key.length);
+	if (!logread_find_subject(&subject, logrow_text(logged->account)))
 		return false;
-	name = subject_name(name.installation, name.kind, name.name, name.length);
-	sum = logread_call(&name, logged->at, retry->row->texts[LOG_REQUEST_ID],
-					   &newest);
-
+	sum = logread_call(&subject, logged->at,
+					   retry->row->texts[LOG_REQUEST_ID], &newest);
 	return sum.requests > 0 || sum.credits > 0;
 }
 
@@ -530,7 +527,6 @@ is_counted(const Retry *retry, const LoggedRetry *logged)
 bool
 retry_read(Retry *retry, TimestampTz now, LoggedRetry *logged)
 {
-	LogText		key = retry->row->texts[LOG_KEY];
 	SpiReading	reading;
 	Datum		args[3];
 	LogDays		days = {.end = ALL_DAYS_AFTER};
@@ -545,8 +541,7 @@ retry_read(Retry *retry, TimestampTz now, LoggedRetry *logged)
 	spi_run_log(&reading, statement_for(retry), days, args);
 	found = find_call(retry, logged);
 	spi_end(&reading);
-	if (found && key.bytes != NULL)
-		found = is_counted(retry, logged);
+	found = found && is_counted(retry, logged);
 	retry->not_logged = !found;
 	return found;
 }

@@ -209,6 +209,51 @@ for my $case ([ '198.51.100.7', '198.51.100.7' ], [ '2001:db8:1:2:3::9', '2001:d
 	is(sql($of), '0 0', "$name: also after a restart");
 }
 
+# A call that is named, of who has no key: it goes from both, and is not known any more.
+# Another caller may use the same id, from another address or with a key.
+for my $forgotten (0, 1)
+{
+	my $test = $forgotten ? 'anonymous, after a restart' : 'anonymous';
+	my ($ip, $name) = $forgotten ? ('2001:db8:7:7::1', '2001:db8:7:7::/64') : ('203.0.113.5', '203.0.113.5');
+	my $of = "SELECT string_agg(used::text, ' ' ORDER BY u.limit) FROM tierlimit.usage('%s') u";
+	my $call = "SELECT allowed, repeated FROM tierlimit.authorize(%s, '/x', '%s', %d, 'anonymous $forgotten')";
+
+	is(sql(sprintf $call, 'NULL', $ip, 7), 't|f', "$test: a call");
+	is(sql(sprintf $call, 'NULL', '203.0.113.6', 3), 't|f', "$test: one of another address with that id");
+	sql(sprintf($call, "'" . sql("SELECT secret FROM secret WHERE name = 'k1'") . "'", $ip, 5));
+	forget() if $forgotten;
+	is(sql("SELECT tierlimit.refund('$name', request_id => 'anonymous $forgotten')"), '7', "$test: it is given back, whole");
+	is(sql("SELECT tierlimit.refund('$name', request_id => 'anonymous $forgotten')"), '0', "$test: twice gives back once");
+	is(sql("SELECT tierlimit.refund('$name', request_id => 'another')"), '0', "$test: nor is one that never was");
+	for my $then ('at once', 'after that')
+	{
+		is(sql(sprintf $of, $name), '0 1', "$test: neither counts it, but the address counts that of the key, $then");
+		is(sql(sprintf $of, '203.0.113.6'), '1 1', "$test: nor is the other one given back, $then");
+		forget() if $forgotten;
+	}
+	is(sql(sprintf $call, 'NULL', $ip, 7), 't|f', "$test: who repeats it is charged");
+	is(sql(sprintf $call, 'NULL', $ip, 7), 't|t', "$test: once");
+	is(sql(sprintf $of, $name), '1 2', "$test: that is counted");
+	is(sql(sprintf $call, 'NULL', '203.0.113.6', 3), 't|t', "$test: the other one is known");
+	is(sql("SELECT sum(difference) FROM tierlimit.verify('$name')"), '0', "$test: memory and log agree");
+	sql("SELECT tierlimit.reset('203.0.113.6')");
+}
+
+# Nor is it known when it was given back unnamed, or reset.
+for my $back ('refund', 'reset')
+{
+	my $call = "SELECT allowed, repeated FROM tierlimit.authorize(NULL, '/x', '203.0.113.7', 1, 'by $back')";
+
+	is(sql($call), 't|f', "$back of an address: a call");
+	sql("SELECT tierlimit.$back('203.0.113.7')");
+	is(sql($call), 't|f', "$back of an address: repeated, it is charged");
+	is(sql($call), 't|t', "$back of an address: once");
+	sql("SELECT tierlimit.$back('203.0.113.7')");
+	forget();
+	is(sql($call), 't|f', "$back of an address: repeated after a restart, it is charged");
+	is(sql("SELECT string_agg(used::text, ' ') FROM tierlimit.usage('203.0.113.7')"), '1 1', "$back of an address: that is counted");
+}
+
 #
 # Large numbers
 #
