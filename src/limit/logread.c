@@ -10,9 +10,10 @@
  * rather than by calls, whatever the size of the log.
  *
  * A row with negative numbers gives something back: the call that it names by
- * its request_id; or, if it names none, the newest units of its key; or, if it
- * is a reset (its shadow_code is 0), all that was counted before, whatever its
- * numbers are.  The sums that are returned have that done already.
+ * its request_id, whole; or, if it names none, the newest units of its key; or,
+ * if it is a reset (its shadow_code is 0), all that was counted before.  For a
+ * call and for a reset that is so whatever the numbers are.  The sums that are
+ * returned have that done already.
  *
  *-------------------------------------------------------------------------
  */
@@ -65,13 +66,15 @@
 #define SAME_NOBODY "c.key IS NULL AND c.ip IS NULL"
 
 /*
- * What a row r gives back: infinity stands for all; minus infinity for a call
- * before the span; NULL for the newest calls of its key, or for nothing.
+ * What a row r gives back, as logrow_gives_back() has it: infinity stands for
+ * all; minus infinity for a call before the span; NULL for the newest calls of
+ * its key, or for nothing.
  */
 #define CALL_AT(same_caller) \
 	"CASE WHEN r.shadow_code OPERATOR(pg_catalog.=) 0 THEN 'infinity'::pg_catalog.timestamptz" \
 	" WHEN r.requests OPERATOR(pg_catalog.>) 0" \
-	"  OR r.requests OPERATOR(pg_catalog.=) 0 AND r.credits OPERATOR(pg_catalog.>=) 0 THEN NULL" \
+	"  OR r.requests OPERATOR(pg_catalog.=) 0 AND (r.credits OPERATOR(pg_catalog.>) 0" \
+	"   OR r.credits OPERATOR(pg_catalog.=) 0 AND r.request_id IS NULL) THEN NULL" \
 	" WHEN r.request_id IS NOT NULL THEN COALESCE((" \
 	"  SELECT pg_catalog.max(c.at) FROM tierlimit.request_log c" \
 	"  WHERE " WITHIN_DAYS \
@@ -209,7 +212,7 @@ read_sum(LogSum *sum, int row)
 	sum->call_at = DatumGetTimestampTz(spi_value(row, 5, TimestampTzGetDatum(0)));
 	sum->request_id = column_hash(row, 6);
 	sum->gave_back = sum->requests < 0 || sum->credits < 0 ||
-		sum->call_at == DT_NOEND;
+		sum->call_at != 0;
 	sum->names = NULL;
 	if (sum->call_at == DT_NOBEGIN)
 	{
@@ -287,10 +290,50 @@ take_from(LogSum *sum, int64 *requests, int64 *credits)
 }
 
 /*
- * Have sum number i give back units of the older sums.  A sum of a minute has
- * calls of several keys if it is an account's: it serves for any of them.  A
- * row of an address that names no key gives back to any caller from there.
+ * Have a row, which is sum number i, give back the call that it names: whole,
+ * however much of it the subject was given back before.  That differs between
+ * those that the call was charged to; the row has the caller's numbers.  Only
+ * they have sums of minutes, from which the numbers are taken.
  */
+static void
+give_back_call(LogSums *log, int i, int64 requests, int64 credits)
+{
+	const LogSum *row = &log->sums[i];
+
+	for (int j = i - 1; j >= 0 && log->sums[j].at >= row->call_at; j--)
+	{
+		LogSum	   *sum = &log->sums[j];
+
+		if (sum->at == row->call_at && sum->key == row->key &&
+			sum->request_id == row->request_id)
+			sum->requests = sum->credits = 0;
+		else if (sum->key == 0 &&
+				 (j == 0 || log->sums[j - 1].at < row->call_at))
+			take_from(sum, &requests, &credits);
+	}
+}
+
+/*
+ * Have a row, which is sum number i, give back the newest units of its key.  A
+ * sum of a minute has calls of several keys if it is an account's: it serves
+ * for any of them.  A row of an address that names no key gives back to any
+ * caller from there.
+ */
+static void
+give_back_newest(LogSums *log, int i, int64 requests, int64 credits)
+{
+	const LogSum *row = &log->sums[i];
+
+	for (int j = i - 1; j >= 0 && (requests > 0 || credits > 0); j--)
+	{
+		LogSum	   *sum = &log->sums[j];
+
+		if (sum->key == row->key || sum->key == 0 || row->key == NO_KEY)
+			take_from(sum, &requests, &credits);
+	}
+}
+
+/* Have sum number i give back what it says, of the older sums. */
 static void
 give_back(LogSums *log, int i)
 {
@@ -302,31 +345,12 @@ give_back(LogSums *log, int i)
 	if (row->call_at == DT_NOBEGIN)
 		return;					/* the call was before the span */
 	if (row->call_at == DT_NOEND)
-	{
 		for (int j = 0; j < i; j++)
 			log->sums[j].requests = log->sums[j].credits = 0;
-		return;
-	}
-	for (int j = i - 1; j >= 0 && (requests > 0 || credits > 0); j--)
-	{
-		LogSum	   *sum = &log->sums[j];
-
-		if (row->call_at == 0)
-		{
-			if (sum->key == row->key || sum->key == 0 || row->key == NO_KEY)
-				take_from(sum, &requests, &credits);
-		}
-
-		/*
-		 * This is the call's own row, or the sum of the minute that it is in.
-		 */
-		else if (sum->at == row->call_at
-				 ? sum->key == 0 ||
-				 (sum->key == row->key && sum->request_id == row->request_id)
-				 : sum->at > row->call_at &&
-				 (j == 0 || log->sums[j - 1].at < row->call_at))
-			take_from(sum, &requests, &credits);
-	}
+	else if (row->call_at != 0)
+		give_back_call(log, i, requests, credits);
+	else
+		give_back_newest(log, i, requests, credits);
 }
 
 /*

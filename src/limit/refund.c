@@ -184,7 +184,7 @@ fill_row(LogRow *row, TimestampTz at, Units units)
 static void
 note_given_back(Subject *subject, const LogRow *row, uint64 position)
 {
-	if (row->requests != 0 || row->credits != 0 || row->is_reset)
+	if (logrow_gives_back(row))
 		subject->clock = Max(subject->clock, row->at) + 1;
 	subject->log_position = position;
 	if (row->waited_for)
@@ -525,7 +525,8 @@ refund_all(const Charge *charge, Clock clock, LogRow *row)
 /* A call as the log has it. */
 typedef struct LoggedCall
 {
-	Units		units;			/* units that were not given back */
+	Units		units;			/* units that the first of these subjects was
+								 * not given back */
 	TimestampTz newest;			/* newest row of the first of these subjects */
 	int			count;
 	SubjectName subjects[MAX_CHARGES];	/* subjects that it was charged to */
@@ -557,7 +558,8 @@ set_address(LoggedCall *call, const SubjectName *caller, LogRow *row,
 
 /*
  * Look the caller's call with the row's request_id up, and complete the row
- * from it.  Returns false if the call is not known, or was given back.
+ * from it.  Returns false if the call is not known, or was given back by all
+ * that it was charged to.
  */
 static bool
 read_call(LoggedCall *call, const SubjectName *caller, TimestampTz since, LogRow *row)
@@ -566,6 +568,7 @@ read_call(LoggedCall *call, const SubjectName *caller, TimestampTz since, LogRow
 	LogDays		days = {.first = spi_day(since), .end = ALL_DAYS_AFTER};
 	Datum		args[3];
 	TimestampTz at = 0;
+	TimestampTz newest;
 	bool		found;
 	LogSum		left;
 
@@ -598,11 +601,17 @@ read_call(LoggedCall *call, const SubjectName *caller, TimestampTz since, LogRow
 	if (!found)
 		return false;
 
-	/* See what of it was not given back yet. */
+	/*
+	 * See what of it was not given back yet.  The address may count what the
+	 * caller was given back before, unnamed.
+	 */
 	left = logread_call(&call->subjects[0], at, row->texts[LOG_REQUEST_ID],
 						&call->newest);
 	call->units.amount[UNIT_REQUESTS] = Max(left.requests, 0);
 	call->units.amount[UNIT_CREDITS] = Max(left.credits, 0);
+	if (is_nothing(call->units) && call->count > 1)
+		left = logread_call(&call->subjects[1], at, row->texts[LOG_REQUEST_ID],
+							&newest);
 	return left.requests > 0 || left.credits > 0;
 }
 

@@ -52,6 +52,18 @@ typedef struct LogRow
 	LogText		texts[LOG_TEXTS];
 } LogRow;
 
+/*
+ * Return whether a row gives something back: units, all that is counted, or the
+ * call that it names.  (Its numbers are what the caller had left of that call:
+ * nothing, if only the address has.)
+ */
+static inline bool
+logrow_gives_back(const LogRow *row)
+{
+	return row->requests < 0 || row->credits < 0 || row->is_reset ||
+		(row->requests == 0 && row->texts[LOG_REQUEST_ID].bytes != NULL);
+}
+
 /* Longer endpoints, in bytes, are cut at a whole character. */
 #define MAX_ENDPOINT_LENGTH 1024
 

@@ -215,7 +215,7 @@ add_to_batch(const LogRow *whole)
 	 * A row that comes after a refund is not coalesced with one before it,
 	 * which the refund may have given back.
 	 */
-	if (row->requests < 0 || row->credits < 0 || row->is_reset)
+	if (logrow_gives_back(row))
 		coalesce_reset(alike_admitted);
 	if (tierlimit_log_granularity > 0 && row->requests > 0)
 	{
@@ -256,7 +256,7 @@ add_delayed_rows(const LogQueue *queue, bool everything)
 static bool
 says_nothing(const LogRow *row)
 {
-	return row->requests == 0 && row->credits == 0 && !row->is_reset &&
+	return row->requests == 0 && row->credits == 0 && !logrow_gives_back(row) &&
 		row->error_code != LOG_REDATES;
 }
 

@@ -124,6 +124,35 @@ for my $forgotten (0, 1)
 	}
 }
 
+# The address has all of it back, also if the key was given back a part before, or all;
+# and no more than all, if the address was.
+sql("INSERT INTO tierlimit.tier_limit (tier, name, period, max, unit) VALUES ('ip', 'credits', '1 hour', 1000, 'credits')");
+for my $case ([ 'a part of the key', "'alone', 2, 0", 3 ], [ 'the request of the key', "'alone', 0, 1", 5 ],
+	[ 'all of the key', "'alone', 5, 1", 0 ], [ 'a part of the address', "'192.0.2.9', 2, 0", 5 ])
+{
+	for my $forgotten (0, 1)
+	{
+		my ($what, $first, $left) = @$case;
+		my $test = "whole, after $what" . ($forgotten ? ' and a restart' : '');
+
+		sql("SELECT tierlimit.reset('alone'); SELECT tierlimit.reset('192.0.2.9')");
+		sql(sprintf($authorize, 3, "$test, older", 'alone') =~ s/192.0.2.1/192.0.2.9/r);
+		sql(sprintf($authorize, 5, $test, 'alone') =~ s/192.0.2.1/192.0.2.9/r);
+		sql("SELECT tierlimit.refund($first)");
+		forget() if $forgotten;
+		is(sql("SELECT tierlimit.refund('alone', request_id => '$test')"), $left, "$test: the key has the rest back");
+		is(sql("SELECT tierlimit.refund('alone', request_id => '$test')"), '0', "$test: twice gives back once");
+		for my $then ('at once', 'later')
+		{
+			is(used('alone'), '1 3', "$test: the key counts the other call, $then");
+			is(used('192.0.2.9', 'ip'), '1 3', "$test: so does the address, $then");
+			forget() if $forgotten;
+		}
+		is(differences(), '', "$test: usage is the sum of the log");
+	}
+}
+sql("DELETE FROM tierlimit.tier_limit WHERE (tier, name) = ('ip', 'credits')");
+
 # At its own time: what comes after it stays for as long as it would have.
 sql("SET tierlimit.now = '2026-01-01 12:00:00+00'; SELECT tierlimit.check('timed', 'both', 1, NULL, 'first');
 	SET tierlimit.now = '2026-01-01 12:30:00+00'; SELECT tierlimit.check('timed', 'both', 1, NULL, 'second');
