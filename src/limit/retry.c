@@ -41,6 +41,7 @@
 #include "limit/retry.h"
 #include "log/log.h"
 #include "portability/instr_time.h"
+#include "store/claim.h"
 #include "store/seen.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -494,9 +495,9 @@ find_call(Retry *retry, LoggedRetry *logged)
 }
 
 /*
- * Return whether a call of the log is counted still, after the refunds that
- * name no call.  (There are none of who has neither key nor address: nobody
- * can name them.)
+ * Return whether a call of the log is counted still, after all refunds so far:
+ * the rows of those are waited for.  (Who has neither key nor address is never
+ * given anything back, as nobody can name them.)
  */
 static bool
 is_counted(const Retry *retry, const LoggedRetry *logged)
@@ -513,6 +514,7 @@ is_counted(const Retry *retry, const LoggedRetry *logged)
 							   key.bytes, key.length);
 	if (!logread_find_subject(&subject, logrow_text(logged->account)))
 		return false;
+	log_wait_written(claim_log_position(&subject));
 	sum = logread_call(&subject, logged->at,
 					   retry->row->texts[LOG_REQUEST_ID], &newest);
 	return sum.requests > 0 || sum.credits > 0;

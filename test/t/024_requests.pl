@@ -71,6 +71,33 @@ is(used('at once'), '500', 'at once: each is charged once');
 $node->restart;
 is(once('same', 'a'), 't|t', 'after a restart: it is known');
 is(once('same', 'b'), 't|f', 'after a restart: another one is new');
+
+# A call of before is not known any more as soon as it is given back, although that is
+# not written yet: whoever it is that counts it, and whatever its key has become since.
+sql("INSERT INTO tierlimit.tier VALUES ('anonymous');
+	INSERT INTO tierlimit.api_key (name, tier, account) VALUES ('alone', 'wide', NULL), ('of account', 'wide', 'acme'), ('leaves', 'wide', 'acme')");
+my %callers = (
+	'alone' => [ 'alone', "check('alone'" ], 'of account' => [ 'of account', "check('of account'" ],
+	'leaves' => [ 'leaves', "check('leaves'" ], 'anonymous' => [ '192.0.2.3', "authorize(NULL, ip => '192.0.2.3'" ]);
+for my $caller (sort keys %callers)
+{
+	my ($name, $call) = @{ $callers{$caller} };
+	my $moves = $caller eq 'leaves' ? "UPDATE tierlimit.api_key SET account = NULL WHERE name = 'leaves';" : '';
+
+	for my $back ("refund('$name', request_id => 'named')", "refund('$name')", "reset('$name')")
+	{
+		my $id = $back =~ /named/ ? 'named' : $back =~ /refund/ ? 'unnamed' : 'reset';
+		my $once = "SELECT allowed, repeated FROM tierlimit.$call, request_id => '$id')";
+
+		sql("UPDATE tierlimit.api_key SET account = 'acme' WHERE name = 'leaves'");
+		is(sql($once), 't|f', "$back: a call");
+		$node->restart;
+		# (from now on the log need not be written further than to here)
+		once('another', "after $caller $id");
+		is(sql("SELECT tierlimit.$back; $moves $once") =~ s/^\d*\n//r, 't|f', "$back after a restart: known at once");
+		is(sql($once), 't|t', "$back after a restart: it is charged once");
+	}
+}
 sql('SELECT tierlimit.log_flush()');
 wait_until("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'tierlimit log writer'");
 sql('CREATE DATABASE copy TEMPLATE postgres');
