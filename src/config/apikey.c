@@ -399,7 +399,10 @@ deletions_have_ended(const ChangeMark *mark, TransactionId xmin)
 		: !TransactionIdIsInProgress(mark->deleted_by);
 }
 
-/* Return the mark of a key, and the generation that its windows are of. */
+/*
+ * Set the mark of a key, and the generation that its windows are of.  Returns
+ * false if the key is not in memory.
+ */
 static bool
 read_mark(const SubjectName *key, ChangeMark *mark, uint32 *generation)
 {
@@ -435,10 +438,11 @@ try_forget(const SubjectName *key, uint32 known)
 		subject_set_record(subject, RECORD_UNKNOWN, NULL, 0, &spare);
 		if (is_before(subject->record_generation, known))
 			subject->record_generation = known;
-
-		/* Calls that have a request_id are not counted any more, either. */
-		subject->gave_back = true;
 	}
+
+	/* What is known of its calls is in doubt, even if it is not in memory. */
+	if (!claimed)
+		store_note_refund(key->hash);
 	pool_return(&store->pool, &spare, partition_of(key->hash));
 	partition_unlock(&key->hash, 1);
 	return !claimed;
@@ -463,8 +467,14 @@ forget_deleted(const SubjectName *key, TransactionId xmin)
 	uint32		known;
 	bool		ended;
 
-	if (!read_mark(key, &mark, &generation) ||
-		!is_before(generation, mark.deleted_in))
+	if (!read_mark(key, &mark, &generation))
+	{
+		/* What is known of its calls may be older than the deletion. */
+		if (mark.deleted_in != 0)
+			store_note_refund(key->hash);
+		return;
+	}
+	if (!is_before(generation, mark.deleted_in))
 		return;
 	ended = deletions_have_ended(&mark, xmin);
 	known = ended ? mark.deleted_in : mark.decided_in;

@@ -231,19 +231,6 @@ await_record_of(const Retry *retry)
 }
 
 /*
- * Return whether units were given back to one of the subjects without naming a
- * call, so that a call in memory may be among those that were given back.
- */
-static bool
-has_given_back(const Call *call)
-{
-	for (int i = 0; i < call->count; i++)
-		if (call->parts[i].subject != NULL && call->parts[i].subject->gave_back)
-			return true;
-	return false;
-}
-
-/*
  * Steps 1 to 4.  The call's partitions are locked EXCLUSIVE.  On DONE the
  * verdict is set and the call is counted and logged, unless retry->state says
  * that it was admitted before; on any other outcome nothing is counted.
@@ -258,8 +245,7 @@ try_charge(Call *call, LogQueue *queue, LogRow *row, RingPlace *place,
 
 	/* A retry of a call that was admitted before is not charged again. */
 	if (call->retry != NULL)
-		switch (retry_look_up(call->retry, call->clock,
-							  has_given_back(call)))
+		switch (retry_look_up(call->retry, call->clock))
 		{
 			case RETRY_NEW:
 				break;

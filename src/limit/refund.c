@@ -269,7 +269,7 @@ try_in_memory(Call *call, LogQueue *queue, Units units, LogRow *row)
 								units.amount[window->unit]);
 	fill_row(row, call->clock.now, units);
 	note_given_back(part->subject, row, place.end);
-	part->subject->gave_back = true;
+	store_note_refund(call->hashes[0]);
 	store_stats(call->hashes[0])->logged++;
 	store_stats(call->hashes[0])->refunds++;
 
@@ -341,6 +341,8 @@ queue_row(const SubjectName *names, int count, const SubjectName *mine,
 		{
 			Subject    *subject = subject_find(&names[i]);
 
+			if (retry == NULL)
+				store_note_refund(names[i].hash);
 			if (subject == NULL)
 			{
 				store_stats(names[i].hash)->absent_log_position = place.end;
@@ -348,7 +350,6 @@ queue_row(const SubjectName *names, int count, const SubjectName *mine,
 			}
 			subject_drop_windows(subject, &spare);
 			note_given_back(subject, row, place.end);
-			subject->gave_back |= retry == NULL;
 		}
 		if (queued)
 		{

@@ -291,12 +291,13 @@ recall(Retry *retry, Clock clock)
 
 /*
  * Look the retry up in memory, and return its state, which is put into
- * retry->state as well.  If doubtful, one of the call's subjects has had units
- * given back without naming a call: then an answer in memory is not certain.
- * The lock of the retry's partition is needed at least SHARED.
+ * retry->state as well.  An answer in memory is not certain if whoever counts
+ * the call, who need not be the caller's subject any more, was given something
+ * back since without the call being named.  The lock of the retry's partition
+ * is needed at least SHARED.
  */
 RetryState
-retry_look_up(Retry *retry, Clock clock, bool doubtful)
+retry_look_up(Retry *retry, Clock clock)
 {
 	const SeenLine *line = line_of(retry);
 	uint16		version = line == NULL ? 0 : line->version;
@@ -312,7 +313,7 @@ retry_look_up(Retry *retry, Clock clock, bool doubtful)
 	retry->state = RETRY_UNCERTAIN;
 	if (recall(retry, clock))
 	{
-		if (!doubtful)
+		if (store_refunds(retry->admission.counted_by) == retry->admission.refunds)
 			retry->state = RETRY_REPEATED;
 	}
 	else if (line == NULL || !seen_maybe(line, print_of(retry), retry->epoch))
@@ -371,6 +372,8 @@ admission_of(const Retry *retry, const Verdict *verdict)
 	Admission	admission = {
 		.decided_at = verdict->decided_at,
 		.remembered_at = steady_clock(),
+		.counted_by = retry->caller->hash,
+		.refunds = store_refunds(retry->caller->hash),
 		.resets_at = verdict->resets_at,
 		.cost = retry->row->credits,
 		.max = limit == NULL ? 0 : limit->max,
@@ -391,7 +394,8 @@ admission_of(const Retry *retry, const Verdict *verdict)
 /*
  * Remember that the call was admitted, by the verdict, with its row up to this
  * end position; takes up to retry_blocks() blocks out of the spare blocks, and may
- * put others there.  The lock of the retry's partition is needed EXCLUSIVE.
+ * put others there.  The locks of the retry's and of the caller's partition are
+ * needed EXCLUSIVE.
  */
 void
 retry_remember(Retry *retry, const Verdict *verdict, uint64 log_position,

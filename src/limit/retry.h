@@ -16,6 +16,8 @@ typedef struct Admission
 {
 	TimestampTz decided_at;
 	int64		remembered_at;	/* by the steady clock; see retry.c */
+	uint64		counted_by;		/* the hash of the caller's subject, and its */
+	uint32		refunds;		/* store_refunds() then */
 	TimestampTz resets_at;
 	int64		cost;
 	int64		max;			/* these two are the governing limit's */
@@ -58,8 +60,7 @@ typedef struct Retry
 
 extern void retry_init(Retry *retry, const SubjectName *caller,
 					   const LogRow *row, bool names_cost);
-extern RetryState retry_look_up(Retry *retry, Clock clock,
-								bool doubtful);
+extern RetryState retry_look_up(Retry *retry, Clock clock);
 extern uint32 retry_blocks(const Retry *retry);
 extern void retry_remember(Retry *retry, const Verdict *verdict,
 						   uint64 log_position, BlockList *spare);

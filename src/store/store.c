@@ -106,6 +106,8 @@ store_create(void)
 	pg_atomic_init_u32(&store->known_generation, 0);
 	pg_atomic_init_u32(&store->answers, 0);
 	SpinLockInit(&store->known_installations_mutex);
+	for (int i = 0; i < REFUND_COUNTERS; i++)
+		pg_atomic_init_u32(&store->refund_counters[i], 0);
 	pg_atomic_init_u64(&store->no_room_since, 0);
 	pg_atomic_init_u64(&store->no_room_until, 0);
 	pg_atomic_init_u32(&store->swept, 0);
@@ -215,6 +217,30 @@ void
 store_note_address(uint64 position)
 {
 	atomic_raise_u64(&store->address_position, position);
+}
+
+/*
+ * Note that a subject, in memory or not, was given something back, and that no
+ * call was named.  Any lock may be held.
+ */
+void
+store_note_refund(uint64 hash)
+{
+	pg_atomic_fetch_add_u32(&store->refund_counters[hash % REFUND_COUNTERS], 1);
+}
+
+/*
+ * Return how often that was noted of the subjects that share a counter: while
+ * the number stays the same, a call that a subject has counted is counted
+ * still, unless it was named.  This is not kept with the subject, since that
+ * may go while what is known of its calls stays (retry.c).  The number may wrap
+ * around.  Any lock may be held; with that of the subject's partition, the
+ * number is of that moment.
+ */
+uint32
+store_refunds(uint64 hash)
+{
+	return pg_atomic_read_u32(&store->refund_counters[hash % REFUND_COUNTERS]);
 }
 
 /*

@@ -46,6 +46,9 @@ typedef struct KnownInstallation
 
 #define MAX_KNOWN_INSTALLATIONS 64
 
+/* So many counters tell of refunds; subjects whose hashes agree share one. */
+#define REFUND_COUNTERS 4096
+
 /* The counters of a partition, protected by its lock. */
 typedef struct PartitionStats
 {
@@ -95,6 +98,7 @@ typedef struct Store
 	pg_atomic_uint32 answers;	/* subjects that remember an answer */
 	KnownInstallation known_installations[MAX_KNOWN_INSTALLATIONS];
 	slock_t		known_installations_mutex;
+	pg_atomic_uint32 refund_counters[REFUND_COUNTERS];	/* see store_refunds() */
 	pg_atomic_uint64 no_room_since; /* when a sweep was in vain; see sweep.c */
 	pg_atomic_uint64 no_room_until; /* until then no other one is tried */
 	pg_atomic_uint32 swept;		/* blocks freed by all sweeps so far */
@@ -146,6 +150,8 @@ store_prefetch_subject(uint64 hash)
 }
 
 extern void store_note_address(uint64 position);
+extern void store_note_refund(uint64 hash);
+extern uint32 store_refunds(uint64 hash);
 
 /* Figures of the whole store; no lock may be held. */
 typedef struct StoreTotals

@@ -70,7 +70,6 @@ typedef struct Subject
 	uint8		name_length;
 	bool		claimed;		/* a session has claimed it; no other one may
 								 * change its windows meanwhile */
-	bool		gave_back;		/* units, without naming a call */
 	uint16		record_length;
 	BlockNo		windows;		/* SubjectWindows */
 	BlockNo		name_rest;		/* bytes of the name that didn't fit */

@@ -44,6 +44,61 @@ like(error_of("SELECT tierlimit.check('same', 'wide', 1, '/y', 'a')"), qr/ERROR:
 is(used('same'), '1', 'nothing is charged for these');
 
 #
+# An answer in memory is that of a call that is counted: whatever has become of its key
+# since, and whether or not who was given something back is in memory
+#
+
+sql(<<'SQL');
+INSERT INTO tierlimit.tier VALUES ('anonymous'), ('open');
+INSERT INTO tierlimit.api_key (name, tier, account) VALUES ('leaves', 'wide', 'acme'), ('stays', 'wide', 'acme'),
+	('enters', 'wide', NULL), ('goes', 'wide', NULL);
+SQL
+my $leave = "UPDATE tierlimit.api_key SET account = NULL WHERE name = 'leaves'";
+for my $case (
+	[ 'leaves', "SELECT tierlimit.refund('leaves'); $leave" ],
+	[ 'leaves', "SELECT tierlimit.reset('stays'); $leave" ],
+	[ 'leaves', "$leave; SELECT tierlimit.reset('stays')" ],
+	[ 'enters', "SELECT tierlimit.refund('enters'); UPDATE tierlimit.api_key SET account = 'acme' WHERE name = 'enters'" ],
+	[ 'goes', "DELETE FROM tierlimit.api_key WHERE name = 'goes'" ])
+{
+	my ($key, $what) = @$case;
+	my $id = "id of $what" =~ s/'//gr;
+
+	sql("UPDATE tierlimit.api_key SET account = 'acme' WHERE name = 'leaves'");
+	is(once($key, $id), 't|f', "$what: a call");
+	sql($what);
+	is(once($key, $id), 't|f', "$what: charged again");
+	is(once($key, $id), 't|t', "$what: once");
+}
+
+# So many keys that, when others need the memory, some go whose answers stay.
+my $each = "FROM generate_series(1, 300) i, tierlimit.check('short ' || i, 'wide', request_id => '%s')";
+my $evict = "SELECT count(*) FROM generate_series(1, 6000) i, tierlimit.check('evicts %s ' || i, 'wide')";
+my $back = "SELECT sum(tierlimit.refund('short ' || i)) FROM generate_series(1, 300) i";
+my $delete = "DELETE FROM tierlimit.api_key WHERE name LIKE 'short %'";
+for my $case ([ 'refund, eviction', $back, $evict ], [ 'eviction, deletion', $evict, $delete ])
+{
+	my ($test, @do) = @$case;
+
+	sql("INSERT INTO tierlimit.api_key (name, tier) SELECT 'short ' || i, 'wide' FROM generate_series(1, 300) i");
+	sql("SELECT count(*) " . sprintf $each, $test);
+	sql($_ =~ s/%s/$test/r) for @do;
+	is(sql("SELECT count(*) FILTER (WHERE repeated), count(*) " . sprintf $each, $test), '0|300', "$test: charged again");
+	sql($delete);
+}
+for my $case ([ '192.0.2.7', "authorize(NULL, ip => '192.0.2.7'" ], [ 'unlimited', "check('unlimited', 'open'" ])
+{
+	my ($name, $call) = @$case;
+	my $once = "SELECT allowed, repeated FROM tierlimit.$call, request_id => 'no limits')";
+
+	is(sql($once), 't|f', "$name, which no limit counts: a call");
+	sql("SELECT tierlimit.refund('$name')");
+	is(sql($once), 't|f', "$name, which no limit counts: charged again");
+	is(sql($once), 't|t', "$name, which no limit counts: once");
+}
+sql("DELETE FROM tierlimit.api_key; DELETE FROM tierlimit.tier WHERE name = 'anonymous'");
+
+#
 # Nobody remembers the answer: memory is full of others
 #
 
