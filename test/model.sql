@@ -382,6 +382,21 @@ CREATE FUNCTION model.call_of(caller text, request_id text, since timestamptz) R
 	ORDER BY r.seq DESC LIMIT 1
 $$;
 
+-- The newest call of a request, whatever is counted of it yet.
+CREATE FUNCTION model.newest_of(caller text, request_id text, since timestamptz) RETURNS model.request LANGUAGE sql STABLE AS $$
+	SELECT r FROM model.request r
+	WHERE (r.caller, r.request_id) = (newest_of.caller, newest_of.request_id) AND r.at > since
+	ORDER BY r.seq DESC LIMIT 1
+$$;
+
+-- Since when something is given back: not what was counted in a calendar period that is
+-- over.
+CREATE FUNCTION model.running_since(policy model.policy) RETURNS timestamptz LANGUAGE sql STABLE AS $$
+	SELECT coalesce((SELECT lower(model.calendar(l.period, policy.anchor, policy.timezone, policy.at))
+		FROM tierlimit.tier_limit l WHERE l.tier = policy.tier AND l.kind = 'calendar'
+		ORDER BY l.period DESC LIMIT 1), '-infinity')
+$$;
+
 -- What is given back of an amount: as much as was counted of the key, or if there
 -- is none of the whole subject, in the time that the longest limit of all spans.
 -- (Months are of any length here.)
@@ -390,11 +405,8 @@ CREATE FUNCTION model.given_back(policy model.policy, key text, unit text, amoun
 DECLARE
 	longest interval := greatest(max(l.period), '10 minutes') FROM tierlimit.tier_limit l;
 	margin interval := CASE WHEN longest >= '28 days' THEN '3 days' ELSE '1 second' END;
-	-- not what was counted in a calendar period that is over; of a key that is not
-	-- registered it is not known which one
-	running timestamptz := lower(model.calendar(l.period, policy.anchor, policy.timezone, policy.at))
-		FROM tierlimit.tier_limit l WHERE l.tier = policy.tier AND l.kind = 'calendar' ORDER BY l.period DESC LIMIT 1;
 BEGIN
+	-- of a key that is not registered it is not known which period is over
 	IF policy.tier IS NULL AND NOT at_most THEN
 		RETURN 0;
 	END IF;
@@ -403,7 +415,7 @@ BEGIN
 		FROM model.charge c JOIN model.call USING (seq)
 		WHERE c.subject = policy.subject AND (given_back.key IS NULL OR caller = 'key ' || given_back.key)
 			AND c.at > policy.at - longest + CASE WHEN at_most THEN - margin ELSE margin END
-			AND (c.at >= coalesce(running, '-infinity') OR at_most AND policy.subject LIKE 'address %')));
+			AND c.at >= model.running_since(policy)));
 END
 $$;
 
@@ -554,13 +566,15 @@ DECLARE
 	is_reset boolean := requests IS NULL;
 	-- a key's own calls; what comes from an address, whoever called
 	of_key text := CASE WHEN NOT is_reset THEN (policies[1]).key END;
-	before model.units := model.logged_back(name);
+	before model.units;
 	wanted_requests bigint := coalesce(requests, 9223372036854775807);
 	wanted_credits bigint := CASE WHEN is_reset THEN 9223372036854775807 ELSE cost END;
 	at_least model.units;
 	at_most model.units;
 	policy model.policy;
 BEGIN
+	PERFORM tierlimit.log_flush();
+	before := model.logged_back(name);
 	IF is_reset THEN
 		done := format('reset(%L)', name);
 		got := NULL;
@@ -587,8 +601,6 @@ BEGIN
 		ELSE
 			CALL model.refund(policy.subject, of_key, given.credits, given.requests);
 		END IF;
-		-- (whether who has no key may repeat a call that was given back unnamed is left open)
-		UPDATE model.call c SET request_id = NULL WHERE c.caller = policy.subject AND policy.key IS NULL;
 	END LOOP;
 END
 $$;
@@ -785,29 +797,26 @@ BEGIN
 
 		ELSIF die < 0.865 THEN
 			request_id := model.recent_id(policies);
-			CONTINUE WHEN request_id IS NULL OR name <> key;
-			known := model.call_of(model.caller(policies), request_id, now - interval '10 minutes');
-			-- (that of another subject, or of a period that is over, is for other tests)
-			CONTINUE WHEN known.seq IS NOT NULL AND (known.subject <> policy.subject
-				OR known.credits > model.given_back(policy, key, 'credits', 9223372036854775807, false)
-				OR known.requests > model.given_back(policy, key, 'requests', 9223372036854775807, false));
+			known := model.newest_of(model.caller(policies), request_id, now - interval '10 minutes');
 			CONTINUE WHEN known.seq IS NULL;
+			-- (that of another subject, or of a period that is over, is for other tests)
+			CONTINUE WHEN known.subject <> policy.subject OR policy.tier IS NULL
+				OR known.at < model.running_since(policy);
 			-- (also later than what its address did before)
 			subjects := ARRAY(SELECT c.subject FROM model.charge c WHERE c.seq = known.seq);
-			-- (whether the address has all of a call back of which its key had a part already is
-			-- left open)
-			CONTINUE WHEN cardinality(subjects) > 1
-				AND (known.requests, known.credits) <> (1, (known.answer).cost);
+			-- (the log may say that an address counts it which the model doesn't ask about)
+			CONTINUE WHEN cardinality(subjects) = 1 AND known.requests = 0 AND known.credits = 0;
 			now := (SELECT max(model.time_of(s, now)) + interval '1 microsecond' FROM unnest(subjects) s);
 			PERFORM set_config('tierlimit.now', now::text, false);
 			done := format('refund(%L, request_id => %L)', name, request_id);
 			got := tierlimit.refund(name, request_id => request_id);
-			PERFORM tierlimit.log_flush();
 			wanted := known.credits;
 			is_right := got = wanted;
-			-- wherever it was charged
-			UPDATE model.charge c SET requests = 0, credits = 0 WHERE c.seq = known.seq;
-			CALL model.set_clocks(subjects, now + interval '1 microsecond');
+			-- wherever it was charged, and is counted yet
+			IF EXISTS (SELECT FROM model.charge c WHERE c.seq = known.seq AND (c.requests > 0 OR c.credits > 0)) THEN
+				UPDATE model.charge c SET requests = 0, credits = 0 WHERE c.seq = known.seq;
+				CALL model.set_clocks(subjects, now + interval '1 microsecond');
+			END IF;
 
 		ELSIF die < 0.915 THEN
 			-- no reset before the subject's time has come, which it would forget
