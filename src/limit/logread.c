@@ -462,29 +462,32 @@ logread_find_subject(SubjectName *caller, LogText account)
 }
 
 /*
- * Return what is counted still of a subject's call at this time with this
- * request_id; nothing, if there is no such call.  Sets *newest to the time to
- * which the subject's newest row takes its clock, or to the call's time if it
- * has no row from then on.  Raises an ERROR if the log can't be read; no lock
- * may be held.
+ * Set *sum to what is counted still of a subject's call at this time with this
+ * request_id, and *newest to the time to which the subject's newest row takes
+ * its clock.  Returns false if there is no such call: then it was brought to
+ * another time since it was found, as the clock had been wrong.  Raises an ERROR
+ * if the log can't be read; no lock may be held.
  */
-LogSum
+bool
 logread_call(const SubjectName *subject, TimestampTz at, LogText request_id,
-			 TimestampTz *newest)
+			 LogSum *sum, TimestampTz *newest)
 {
 	LogSpan		span = {.since = at - 1, .single_since = at - 1};
 	LogSums		log = logread_sums(subject, &span);
 	uint64		hash = logread_hash(request_id.bytes, request_id.length);
-	LogSum		sum = {.at = at};
+	bool		found = false;
 
 	*newest = log.count > 0 ? log.sums[log.count - 1].at + 1 : at;
 	for (int i = 0; i < log.count; i++)
 		if (log.sums[i].at == at && log.sums[i].request_id == hash &&
 			!log.sums[i].gave_back)
-			sum = log.sums[i];
+		{
+			*sum = log.sums[i];
+			found = true;
+		}
 	if (log.sums != NULL)
 		pfree(log.sums);
-	return sum;
+	return found;
 }
 
 /* Return the day from which on a key's newest row may be in the log only. */

@@ -49,6 +49,12 @@ typedef struct LogSpan
 } LogSpan;
 
 /*
+ * A call is looked for so often, if it is brought to another time after it was
+ * found; it is not often that a clock is found to have been wrong.
+ */
+#define LOGREAD_ATTEMPTS 10
+
+/*
  * Return until when deletions of a key count for a session with this clock; 0:
  * all do.  A key is deleted by the server's clock: a session that has a clock
  * of its own knows of no deletion that is later than its time.
@@ -61,8 +67,8 @@ log_deletions_until(Clock clock)
 
 extern LogSums logread_sums(const SubjectName *subject, const LogSpan *span);
 extern bool logread_find_subject(SubjectName *caller, LogText account);
-extern LogSum logread_call(const SubjectName *subject, TimestampTz at,
-						   LogText request_id, TimestampTz *newest);
+extern bool logread_call(const SubjectName *subject, TimestampTz at,
+						 LogText request_id, LogSum *sum, TimestampTz *newest);
 extern uint64 logread_hash(const char *bytes, int length);
 extern text *logread_tier(const SubjectName *subject);
 

@@ -526,9 +526,11 @@ refund_all(const Charge *charge, Clock clock, LogRow *row)
 /* A call as the log has it. */
 typedef struct LoggedCall
 {
-	Units		units;			/* units that the first of these subjects was
-								 * not given back */
-	TimestampTz newest;			/* newest row of the first of these subjects */
+	TimestampTz at;
+	bool		is_counted;		/* by any of these subjects */
+	Units		units;			/* units that the first of them was not given
+								 * back */
+	TimestampTz newest;			/* time of its newest row */
 	int			count;
 	SubjectName subjects[MAX_CHARGES];	/* subjects that it was charged to */
 } LoggedCall;
@@ -558,24 +560,18 @@ set_address(LoggedCall *call, const SubjectName *caller, LogRow *row,
 }
 
 /*
- * Look the caller's call with the row's request_id up, and complete the row
- * from it.  Returns false if the call is not known, or was given back by all
- * that it was charged to.
+ * Find the caller's call with the row's request_id in the log, and complete the
+ * row from it.  Returns false if it is not there.
  */
 static bool
-read_call(LoggedCall *call, const SubjectName *caller, TimestampTz since, LogRow *row)
+find_call(LoggedCall *call, const SubjectName *caller, TimestampTz since, LogRow *row)
 {
 	SpiReading	reading;
 	LogDays		days = {.first = spi_day(since), .end = ALL_DAYS_AFTER};
 	Datum		args[3];
-	TimestampTz at = 0;
-	TimestampTz newest;
 	bool		found;
-	LogSum		left;
 
 	memset(call, 0, sizeof(LoggedCall));
-
-	/* Find its row in the log. */
 	spi_begin(&reading);
 	args[0] = PointerGetDatum(cstring_to_text_with_len(caller->name,
 													   caller->length));
@@ -589,7 +585,7 @@ read_call(LoggedCall *call, const SubjectName *caller, TimestampTz since, LogRow
 	{
 		Datum		address = spi_value(0, 5, (Datum) 0);
 
-		at = DatumGetTimestampTz(spi_value(0, 1, (Datum) 0));
+		call->at = DatumGetTimestampTz(spi_value(0, 1, (Datum) 0));
 		row->texts[LOG_ACCOUNT] = result_text(0, 2);
 		row->texts[LOG_TIER] = result_text(0, 3);
 		row->texts[LOG_ENDPOINT] = result_text(0, 4);
@@ -599,21 +595,43 @@ read_call(LoggedCall *call, const SubjectName *caller, TimestampTz since, LogRow
 			set_address(call, caller, row, DatumGetInetPP(address));
 	}
 	spi_end(&reading);
-	if (!found)
-		return false;
+	return found;
+}
 
-	/*
-	 * See what of it was not given back yet.  The address may count what the
-	 * caller was given back before, unnamed.
-	 */
-	left = logread_call(&call->subjects[0], at, row->texts[LOG_REQUEST_ID],
-						&call->newest);
-	call->units.amount[UNIT_REQUESTS] = Max(left.requests, 0);
-	call->units.amount[UNIT_CREDITS] = Max(left.credits, 0);
-	if (is_nothing(call->units) && call->count > 1)
-		left = logread_call(&call->subjects[1], at, row->texts[LOG_REQUEST_ID],
-							&newest);
-	return left.requests > 0 || left.credits > 0;
+/*
+ * Set what of a call was not given back yet.  The address may count what the
+ * caller was given back before, unnamed.  Returns false if the call has another
+ * time by now.
+ */
+static bool
+find_units(LoggedCall *call, LogText request_id)
+{
+	LogSum		sum;
+	TimestampTz newest;
+
+	if (!logread_call(&call->subjects[0], call->at, request_id, &sum, &call->newest))
+		return false;
+	call->units.amount[UNIT_REQUESTS] = Max(sum.requests, 0);
+	call->units.amount[UNIT_CREDITS] = Max(sum.credits, 0);
+	if (is_nothing(call->units) && call->count > 1 &&
+		!logread_call(&call->subjects[1], call->at, request_id, &sum, &newest))
+		return false;
+	call->is_counted = sum.requests > 0 || sum.credits > 0;
+	return true;
+}
+
+/*
+ * Look the caller's call with the row's request_id up, and complete the row
+ * from it.  Returns false if the call is not known, or was given back by all
+ * that it was charged to.
+ */
+static bool
+read_call(LoggedCall *call, const SubjectName *caller, TimestampTz since, LogRow *row)
+{
+	for (int i = 0; i < LOGREAD_ATTEMPTS && find_call(call, caller, since, row); i++)
+		if (find_units(call, row->texts[LOG_REQUEST_ID]))
+			return call->is_counted;
+	return false;
 }
 
 /*

@@ -499,29 +499,55 @@ find_call(Retry *retry, LoggedRetry *logged)
 }
 
 /*
- * Return whether a call of the log is counted still, after all refunds so far:
- * the rows of those are waited for.  (Who has neither key nor address is never
- * given anything back, as nobody can name them.)
+ * Read the call with the retry's request_id from the log, as of now.  Returns
+ * false if it is not there, or was given back by its name.
  */
 static bool
-is_counted(const Retry *retry, const LoggedRetry *logged)
+read_call(Retry *retry, TimestampTz now, LoggedRetry *logged)
+{
+	SpiReading	reading;
+	Datum		args[3];
+	LogDays		days = {spi_day(now - request_memory()), ALL_DAYS_AFTER};
+	bool		found;
+
+	spi_begin(&reading);
+	args[0] = PointerGetDatum(text_of(retry->row->texts[LOG_REQUEST_ID]));
+	args[1] = TimestampTzGetDatum(now - request_memory());
+	args[2] = PointerGetDatum(text_of(name_of(retry)));
+	spi_run_log(&reading, statement_for(retry), days, args);
+	found = find_call(retry, logged);
+	spi_end(&reading);
+	return found;
+}
+
+/*
+ * Set *counted to whether a call of the log is counted still, after all refunds
+ * so far: the rows of those are waited for.  (Who has neither key nor address
+ * is never given anything back, as nobody can name them.)  Returns false if the
+ * call has another time by now.
+ */
+static bool
+find_counted(const Retry *retry, const LoggedRetry *logged, bool *counted)
 {
 	LogText		key = retry->row->texts[LOG_KEY];
 	SubjectName subject = *retry->caller;
 	TimestampTz newest;
 	LogSum		sum;
 
-	if (subject.kind == SUBJECT_NOBODY)
+	*counted = subject.kind == SUBJECT_NOBODY;
+	if (*counted)
 		return true;
 	if (key.bytes != NULL)
 		subject = subject_name(subject.installation, SUBJECT_KEY,
 							   key.bytes, key.length);
 	if (!logread_find_subject(&subject, logrow_text(logged->account)))
-		return false;
+		return true;
 	log_wait_written(claim_log_position(&subject));
-	sum = logread_call(&subject, logged->at,
-					   retry->row->texts[LOG_REQUEST_ID], &newest);
-	return sum.requests > 0 || sum.credits > 0;
+	if (!logread_call(&subject, logged->at, retry->row->texts[LOG_REQUEST_ID],
+					  &sum, &newest))
+		return false;
+	*counted = sum.requests > 0 || sum.credits > 0;
+	return true;
 }
 
 /*
@@ -533,23 +559,14 @@ is_counted(const Retry *retry, const LoggedRetry *logged)
 bool
 retry_read(Retry *retry, TimestampTz now, LoggedRetry *logged)
 {
-	SpiReading	reading;
-	Datum		args[3];
-	LogDays		days = {.end = ALL_DAYS_AFTER};
-	bool		found;
+	bool		counted = false;
 
 	log_wait_written(retry->log_position);
-	spi_begin(&reading);
-	args[0] = PointerGetDatum(text_of(retry->row->texts[LOG_REQUEST_ID]));
-	args[1] = TimestampTzGetDatum(now - request_memory());
-	args[2] = PointerGetDatum(text_of(name_of(retry)));
-	days.first = spi_day(now - request_memory());
-	spi_run_log(&reading, statement_for(retry), days, args);
-	found = find_call(retry, logged);
-	spi_end(&reading);
-	found = found && is_counted(retry, logged);
-	retry->not_logged = !found;
-	return found;
+	for (int i = 0; i < LOGREAD_ATTEMPTS && read_call(retry, now, logged); i++)
+		if (find_counted(retry, logged, &counted))
+			break;
+	retry->not_logged = !counted;
+	return counted;
 }
 
 /*

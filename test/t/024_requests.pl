@@ -127,6 +127,16 @@ $node->restart;
 is(once('same', 'a'), 't|t', 'after a restart: it is known');
 is(once('same', 'b'), 't|f', 'after a restart: another one is new');
 
+# So is one that was admitted by a clock that was ahead, while its row is brought to now,
+# since another call found it to be later.
+sql("SET tierlimit.now = '" . sql("SELECT now() + interval '1 hour'") . "'; SELECT tierlimit.check('ahead', 'wide', request_id => 'a')");
+$node->restart;
+# (from now on the log need not be written further than to here)
+once('another', 'before it');
+is(sql("SELECT allowed FROM tierlimit.check('ahead', 'wide'); SELECT allowed, repeated FROM tierlimit.check('ahead', 'wide', request_id => 'a')"),
+	"t\nt|t", 'after a restart: a call is known that was later than now');
+is(used('ahead'), '2', 'after a restart: it is charged once');
+
 # A call of before is not known any more as soon as it is given back, although that is
 # not written yet: whoever it is that counts it, and whatever its key has become since.
 sql("INSERT INTO tierlimit.tier VALUES ('anonymous');
@@ -147,7 +157,6 @@ for my $caller (sort keys %callers)
 		sql("UPDATE tierlimit.api_key SET account = 'acme' WHERE name = 'leaves'");
 		is(sql($once), 't|f', "$back: a call");
 		$node->restart;
-		# (from now on the log need not be written further than to here)
 		once('another', "after $caller $id");
 		is(sql("SELECT tierlimit.$back; $moves $once") =~ s/^\d*\n//r, 't|f', "$back after a restart: known at once");
 		is(sql($once), 't|t', "$back after a restart: it is charged once");
