@@ -517,7 +517,7 @@ BEGIN
 		UPDATE model.charge h SET requests = 0, credits = 0 WHERE h.subject = 'key ' || change_key.key;
 		at := greatest(current_setting('tierlimit.now')::timestamptz,
 			(SELECT c.at FROM model.clock c WHERE c.subject = 'key ' || change_key.key AND NOT c.forgotten));
-		CALL model.set_clocks(ARRAY['key ' || key], at + interval '1 microsecond');
+		CALL model.set_clocks(ARRAY['key ' || key], at + interval '1 microsecond', true);
 	ELSE
 		INSERT INTO tierlimit.api_key (name, tier, account, billing_anchor, billing_timezone, key_hash)
 			SELECT name, change_key.tier, account, anchor, timezone, sha256(model.secret(key)::bytea)
@@ -832,6 +832,8 @@ BEGIN
 		ELSIF die < 0.97 THEN
 			done := format('change of key %L', key);
 			CALL model.change_key(key, model.pick(tiers));
+			-- (who has no limits does not ask the log when their key was deleted)
+			now := greatest(now, (SELECT c.at FROM model.clock c WHERE c.subject = 'key ' || key AND c.forgotten));
 		ELSIF exact THEN
 			done := 'change of a limit';
 			CALL model.change_limit();
@@ -913,4 +915,3 @@ BEGIN
 		WHERE calls.tier = l.tier AND calls.units > 0 AND calls.used > l.max);
 END
 $$;
-
