@@ -915,3 +915,269 @@ BEGIN
 		WHERE calls.tier = l.tier AND calls.units > 0 AND calls.used > l.max);
 END
 $$;
+
+--
+-- Clocks that were wrong
+--
+-- Here the clock is the server's, and goes on by itself while calls are made; so
+-- times are compared to half a minute, and all that matters is whole minutes apart:
+-- by how much a clock was wrong, and, between two rounds of calls, how much time has
+-- passed.  Limits end when nothing else happens, half a minute or more after whole ones.
+--
+
+-- When the latest round ended.
+CREATE TABLE model.round (
+	ended timestamptz NOT NULL
+);
+INSERT INTO model.round VALUES (clock_timestamp());
+
+-- Who was called by a clock that was wrong, and not since by one that is right.
+CREATE TABLE model.ahead (
+	subject text PRIMARY KEY
+);
+
+-- The server was off for so many minutes, or its clock was ahead for the last ones:
+-- what is logged is that much older, or what was logged then that much later.
+CREATE PROCEDURE model.next_round(minutes_off integer, minutes_ahead integer, of_the_last integer) LANGUAGE plpgsql AS $$
+DECLARE
+	now timestamptz := clock_timestamp();
+	-- since whole minutes are to have passed
+	passed interval := minutes_off * interval '1 minute' - (now - (SELECT ended FROM model.round));
+	ahead interval := minutes_ahead * interval '1 minute';
+	wrong_since timestamptz := now - of_the_last * interval '1 minute' - interval '30 seconds';
+BEGIN
+	UPDATE tierlimit.request_log SET at = at - passed;
+	UPDATE model.charge SET at = at - passed;
+	UPDATE tierlimit.request_log SET at = at + ahead WHERE at > wrong_since;
+	UPDATE model.charge SET at = at + ahead WHERE at > wrong_since;
+	INSERT INTO model.ahead SELECT DISTINCT subject FROM model.charge WHERE at > now ON CONFLICT DO NOTHING;
+	UPDATE tierlimit.api_key SET billing_anchor = now - interval '100 days 10 hours 20 minutes 30 seconds';
+END
+$$;
+
+-- Whose calls were found to be later than now when another subject called: they are
+-- called by a clock that is right next, so that they find it, too.
+CREATE TABLE model.moved (
+	subject text PRIMARY KEY
+);
+
+-- These are called by a clock that is right: if what they counted is later than now, all
+-- that is counts as of now, in its order.
+CREATE PROCEDURE model.heal(subjects text[], now timestamptz) LANGUAGE sql AS $$
+	WITH later AS (
+			SELECT seq, row_number() OVER (ORDER BY max(at), seq) AS place FROM model.charge
+			WHERE at > now + interval '1 second' AND EXISTS (SELECT FROM model.charge
+				WHERE subject = ANY (subjects) AND at > now + interval '1 second') GROUP BY seq),
+		moved AS (
+			UPDATE model.charge c SET at = now + place * interval '1 microsecond'
+			FROM later WHERE c.seq = later.seq RETURNING subject)
+	INSERT INTO model.moved SELECT DISTINCT subject FROM moved ON CONFLICT DO NOTHING;
+	DELETE FROM model.moved WHERE subject = ANY (subjects);
+	DELETE FROM model.ahead WHERE subject = ANY (subjects)
+$$;
+
+CREATE FUNCTION model.is_close(a timestamptz, b timestamptz) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+	SELECT a IS NOT DISTINCT FROM b OR coalesce(a BETWEEN b - interval '30 seconds' AND b + interval '30 seconds', false)
+$$;
+
+-- Whether an answer is right, its times to half a minute.
+CREATE FUNCTION model.is_close(answer tierlimit.decision, expected tierlimit.decision) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+	moment timestamptz := '2000-01-01 00:00:00+00';
+	same tierlimit.decision := answer;
+BEGIN
+	same.decided_at := expected.decided_at;
+	same.reset_at := expected.reset_at;
+	same.retry_after := expected.retry_after;
+	RETURN same IS NOT DISTINCT FROM expected
+		AND model.is_close(answer.decided_at, expected.decided_at)
+		AND model.is_close(answer.reset_at, expected.reset_at)
+		AND model.is_close(moment + answer.retry_after * interval '1 second', moment + expected.retry_after * interval '1 second');
+END
+$$;
+
+-- How usage() differs from the model's, if it does.
+CREATE FUNCTION model.usage_differs(name text, now timestamptz) RETURNS text LANGUAGE sql VOLATILE AS $$
+	SELECT string_agg(format('%s, not %s', g, w), ' ')
+	FROM tierlimit.usage(name) g FULL JOIN model.usage(model.policies_of(name, NULL, now), false) w
+		USING (limit_name, unit, kind, period, "limit", used, remaining)
+	WHERE NOT coalesce(model.is_close(g.resets_at, w.resets_at), false) OR g.limit_name IS NULL OR w.limit_name IS NULL
+$$;
+
+-- Do random operations, of which some are by a clock that is ahead.  That is a session's
+-- own, which a call of the server's clock does not believe any more than one that was
+-- set back; what it has logged is later than now.
+CREATE PROCEDURE model.play_wrong_clock(seed integer, operations integer) LANGUAGE plpgsql AS $$
+#variable_conflict use_variable
+DECLARE
+	callers text[] := ARRAY(SELECT c.name FROM model.caller c ORDER BY c.name);
+	ips inet[] := ARRAY(SELECT o.ip FROM model.origin o ORDER BY o.ip) || NULL::inet;
+	tiers text[] := ARRAY(SELECT t.name FROM tierlimit.tier t WHERE t.name NOT IN ('ip', 'anonymous') ORDER BY t.name);
+	first integer := (SELECT coalesce(sum(p.operations), 0) FROM model.played p);
+	ahead interval := '0';
+	now timestamptz;
+	key text;
+	tier text;
+	at_gate boolean;
+	ip inet;
+	caller text;
+	name text;
+	cost bigint;
+	request_id text;
+	is_wrong boolean;
+	gave_back boolean;
+	known model.request;
+	policies model.policy[];
+	subjects text[];
+	given model.units;
+	answer tierlimit.decision;
+	expected tierlimit.decision;
+	is_right boolean;
+	got text;
+	wanted text;
+	done text;
+	recent text[] := array_fill(NULL::text, ARRAY[15]);
+	wrong integer := 0;
+	healed integer := 0;
+	denied integer := 0;
+BEGIN
+	PERFORM setseed(seed / 2147483648.0);
+	FOR op IN first + 1 .. first + operations LOOP
+		-- who calls
+		IF key IS NULL OR random() < 0.6 THEN
+			key := model.pick(callers);
+		END IF;
+		at_gate := random() < 0.6;
+		ip := CASE WHEN at_gate THEN model.pick(ips) END;
+		caller := CASE WHEN at_gate AND random() < 0.3 THEN NULL ELSE key END;
+		tier := CASE WHEN NOT at_gate AND random() < 0.3 THEN model.pick(tiers) END;
+		cost := model.pick(ARRAY[0, 1, 1, 2, 3, 5, 10]);
+		-- by which clock: often the same again
+		IF random() < 0.3 THEN
+			ahead := CASE WHEN random() < 0.6 THEN 0 ELSE model.pick(ARRAY[1, 2, 5, 20, 60, 100, 1500, 100000]) END * interval '1 minute';
+		END IF;
+		PERFORM set_config('tierlimit.now', '', false);
+
+		-- First something of who calls is looked at or given back, by a clock that is right.
+		-- (Nothing is given back of who was called by a wrong one last: 023_clock.pl.)
+		name := coalesce(caller, model.address(ip));
+		now := clock_timestamp();
+		policies := model.policies_of(name, NULL, now);
+		subjects := model.subjects(policies);
+		is_right := true;
+		gave_back := false;
+		got := NULL;
+		done := NULL;
+		IF name IS NULL THEN
+			NULL;
+		ELSIF random() < 0.3 THEN
+			done := format('usage(%L)', name);
+			got := model.usage_differs(name, now);
+			is_right := got IS NULL;
+		ELSIF EXISTS (SELECT FROM model.ahead a WHERE a.subject = ANY (model.subjects(policies))) THEN
+			NULL;
+		ELSIF random() < 0.15 THEN
+			gave_back := true;
+			CALL model.give_back(name, policies, cost, model.pick(ARRAY[0, 1, 1, 2, 5, NULL]), done, got, wanted, is_right, given);
+			-- how much a reset finds depends on the clock that counted it; that nothing is left
+			-- does not
+			is_right := is_right OR done LIKE 'reset%';
+		ELSIF random() < 0.2 THEN
+			request_id := model.recent_id(policies);
+			known := model.newest_of(model.caller(policies), request_id, now - interval '585 seconds');
+			IF known.at >= model.running_since(policies[cardinality(policies)])
+				AND NOT EXISTS (SELECT FROM model.charge JOIN model.ahead USING (subject) WHERE seq = known.seq) THEN
+				gave_back := true;
+				done := format('refund(%L, request_id => %L)', name, request_id);
+				got := tierlimit.refund(name, request_id => request_id);
+				wanted := known.credits;
+				is_right := got = wanted;
+				UPDATE model.charge c SET requests = 0, credits = 0 WHERE c.seq = known.seq;
+				subjects := ARRAY(SELECT c.subject FROM model.charge c WHERE c.seq = known.seq);
+			END IF;
+		END IF;
+		IF gave_back THEN
+			-- what the log has of that counts nothing, but may be later than now, too
+			WITH c AS (INSERT INTO model.call (caller, subject) VALUES ('', '') RETURNING seq)
+			INSERT INTO model.charge SELECT c.seq, s, '', now, 0, 0 FROM c, unnest(subjects) s;
+		END IF;
+		IF done IS NOT NULL THEN
+			recent := recent[2:] || format('%s at %s: %s is %s', op, now, done, got);
+		END IF;
+
+		-- Then there is a call, by whichever clock: not by one that others have been further
+		-- ahead of, or what they counted would have to heal twice.
+		now := clock_timestamp() + CASE WHEN gave_back THEN '0' ELSE ahead END;
+		policies := CASE WHEN at_gate THEN model.policies_at_gate(caller, ip, now)
+			ELSE model.policies_of(caller, tier, now) END;
+		is_wrong := ahead > '0' AND NOT gave_back AND NOT EXISTS (SELECT FROM model.charge c
+			WHERE c.subject = ANY (model.subjects(policies)) AND c.at > now)
+			AND NOT EXISTS (SELECT FROM model.moved m WHERE m.subject = ANY (model.subjects(policies)));
+		IF is_wrong THEN
+			-- (what was found to be later than now was so before this call)
+			PERFORM tierlimit.log_flush();
+			PERFORM set_config('tierlimit.now', now::text, false);
+			INSERT INTO model.ahead SELECT unnest(model.subjects(policies)) ON CONFLICT DO NOTHING;
+			wrong := wrong + 1;
+		ELSE
+			now := clock_timestamp();
+			policies := CASE WHEN at_gate THEN model.policies_at_gate(caller, ip, now)
+			ELSE model.policies_of(caller, tier, now) END;
+		END IF;
+		request_id := NULL;
+		known := NULL;
+		IF NOT gave_back AND random() < 0.4 THEN
+			-- (an id is used for one call only, as old ones may come to be of now)
+			IF NOT is_wrong AND random() < 0.5 THEN
+				request_id := model.recent_id(policies);
+				known := model.call_of(model.caller(policies), request_id, now - interval '585 seconds');
+			END IF;
+			IF known.seq IS NULL THEN
+				request_id := 'id ' || op;
+			END IF;
+			cost := coalesce((known.answer).cost, cost);
+		END IF;
+		IF known.seq IS NULL AND NOT is_wrong THEN
+			healed := healed + (SELECT count(*) FROM model.charge c
+				WHERE c.subject = ANY (model.subjects(policies)) AND c.at > now + interval '1 second');
+			CALL model.heal(model.subjects(policies), now);
+		END IF;
+		IF is_right THEN
+			expected := model.decide(policies, cost, now, false);
+			done := CASE WHEN at_gate THEN format('authorize(%L, %L, %s, %L)', caller, ip, cost, request_id)
+				ELSE format('check(%L, %L, %s, %L)', caller, tier, cost, request_id) END
+				|| CASE WHEN is_wrong THEN format(' by a clock that is %s ahead', ahead) ELSE '' END;
+			IF NOT is_wrong AND NOT at_gate AND random() < 0.2 THEN
+				SELECT * INTO answer FROM tierlimit.peek(caller, tier, cost);
+				is_right := model.is_close(answer, expected);
+				got := 'before: ' || answer;
+				wanted := expected;
+			END IF;
+		END IF;
+		IF is_right THEN
+			answer := model.call(at_gate, caller, tier, ip, cost, request_id);
+			got := answer;
+			wanted := expected;
+			IF known.seq IS NOT NULL THEN
+				is_right := (answer.allowed, answer.repeated, answer.cost) = (true, true, cost);
+			ELSE
+				is_right := model.is_close(answer, expected);
+				policies[cardinality(policies)].at := answer.decided_at;
+				IF answer.allowed THEN
+					CALL model.admit(policies, cost, request_id, answer);
+				END IF;
+				denied := denied + (NOT answer.allowed)::integer;
+			END IF;
+		END IF;
+		recent := recent[2:] || format('%s at %s: %s is %s', op, now, done, got);
+		IF is_right IS NOT TRUE THEN
+			RAISE EXCEPTION E'operation % at %: %\nis     %\nnot    %', op, now, done, got, wanted
+				USING DETAIL = array_to_string(recent, E'\n'), HINT = format('seed %s', seed);
+		END IF;
+	END LOOP;
+	PERFORM set_config('tierlimit.now', '', false);
+	INSERT INTO model.played VALUES (clock_timestamp(), operations);
+	UPDATE model.round SET ended = clock_timestamp();
+	RAISE NOTICE '% by a clock that was wrong, % counted as of now, % denied', wrong, healed, denied;
+END
+$$;
