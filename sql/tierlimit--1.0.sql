@@ -1697,6 +1697,32 @@ COMMENT ON COLUMN tierlimit.memory.clock IS 'when it was decided last';
 COMMENT ON COLUMN tierlimit.memory.log_position IS 'where its newest row ends in the queue of the log';
 COMMENT ON COLUMN tierlimit.memory.claimed IS 'a session compares it with the request log';
 
+CREATE FUNCTION tierlimit._progress(command text, phase text DEFAULT NULL,
+		done bigint DEFAULT NULL, total bigint DEFAULT NULL)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'tierlimit_progress_1_0'
+	LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+
+COMMENT ON FUNCTION tierlimit._progress(text, text, bigint, bigint) IS 'Report in the view stat_progress how far this session''s work is; without a command, that it is over';
+
+CREATE FUNCTION tierlimit._stat_progress(OUT pid integer, OUT datid oid, OUT command text,
+		OUT phase text, OUT rows_done bigint, OUT rows_total bigint, OUT started_at timestamptz)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'tierlimit_stat_progress_1_0'
+	LANGUAGE C VOLATILE PARALLEL SAFE ROWS 10;
+
+COMMENT ON FUNCTION tierlimit._stat_progress() IS 'What the view stat_progress shows';
+
+CREATE VIEW tierlimit.stat_progress AS
+	SELECT p.pid, p.datid, d.datname, p.command, p.phase, p.rows_done, p.rows_total, p.started_at
+	FROM tierlimit._stat_progress() p LEFT JOIN pg_catalog.pg_database d ON d.oid = p.datid;
+
+COMMENT ON VIEW tierlimit.stat_progress IS 'Long work that runs now, in all databases of this server: a row for each process';
+COMMENT ON COLUMN tierlimit.stat_progress.command IS 'the function that does it';
+COMMENT ON COLUMN tierlimit.stat_progress.phase IS 'the part of it that runs';
+COMMENT ON COLUMN tierlimit.stat_progress.rows_done IS 'rows of the request log, in this phase';
+COMMENT ON COLUMN tierlimit.stat_progress.rows_total IS 'an estimate of how many there are; NULL: not known';
+
 CREATE FUNCTION tierlimit.stat_reset() RETURNS void
 	AS 'MODULE_PATHNAME', 'tierlimit_stat_reset_1_0'
 	LANGUAGE C VOLATILE PARALLEL SAFE;
@@ -1739,7 +1765,7 @@ CREATE FUNCTION tierlimit.grant_monitoring(role name) RETURNS void
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	EXECUTE format('GRANT USAGE ON SCHEMA tierlimit TO %I', role);
-	EXECUTE format('GRANT SELECT ON tierlimit.stat TO %I', role);
+	EXECUTE format('GRANT SELECT ON tierlimit.stat, tierlimit.stat_progress TO %I', role);
 END
 $$;
 
@@ -1861,8 +1887,8 @@ COMMENT ON FUNCTION tierlimit.grant_postgrest(name) IS 'Grant a role that PostgR
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tierlimit FROM PUBLIC;
 
--- A view calls its functions as whoever reads it: this one asks for the right to read
--- the view stat.
-GRANT EXECUTE ON FUNCTION tierlimit._stat_counters TO PUBLIC;
+-- A view calls its functions as whoever reads it: these ask for the right to read
+-- the views stat and stat_progress.
+GRANT EXECUTE ON FUNCTION tierlimit._stat_counters, tierlimit._stat_progress TO PUBLIC;
 
 REVOKE ALL ON TYPE tierlimit.decision, tierlimit.verification FROM PUBLIC;

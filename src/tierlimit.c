@@ -20,6 +20,7 @@
  */
 #include "postgres.h"
 
+#include "base/progress.h"
 #include "base/settings.h"
 #include "config/tiers.h"
 #include "fmgr.h"
@@ -47,6 +48,7 @@ request_shmem(void)
 
 	RequestAddinShmemSpace(add_size(store_size(),
 									queue_shmem_size(spill_buffer_size())));
+	RequestAddinShmemSpace(progress_shmem_size());
 	RequestNamedLWLockTranche("tierlimit", NUM_PARTITIONS);
 }
 
@@ -66,6 +68,7 @@ start_up_shmem(void)
 	partition_locks_attach();
 	fresh = store_attach();
 	queue_shmem_init();
+	progress_shmem_init();
 	if (fresh)
 	{
 		SpillTotals spilled = spill_load();

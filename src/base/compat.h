@@ -16,6 +16,11 @@
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
 #endif
+#if PG_VERSION_NUM >= 170000
+#include "storage/procnumber.h"
+#else
+#include "storage/backendid.h"
+#endif
 
 #if PG_VERSION_NUM < 160000
 typedef Oid RelFileNumber;
@@ -63,6 +68,20 @@ extension_wait_event(uint32 *known, const char *name)
 	*known = PG_WAIT_EXTENSION;
 #endif
 	return *known;
+}
+
+/*
+ * Return the number of this process among those that run SQL, from 0 to
+ * MaxBackends - 1; 17 gave all processes one.
+ */
+static inline int
+my_backend_number(void)
+{
+#if PG_VERSION_NUM >= 170000
+	return MyProcNumber;
+#else
+	return MyBackendId - 1;
+#endif
 }
 
 /*

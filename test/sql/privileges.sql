@@ -51,6 +51,9 @@ RESET ROLE;
 -- the statistics, to whoever may read them
 SET ROLE service;
 SELECT * FROM tierlimit._stat_counters();
+SELECT * FROM tierlimit.stat_progress;
+SELECT * FROM tierlimit._stat_progress();
+SELECT tierlimit._progress('mine');
 RESET ROLE;
 CREATE ROLE watcher;
 GRANT USAGE ON SCHEMA tierlimit TO watcher;
@@ -64,6 +67,7 @@ DROP OWNED BY watcher;
 SELECT tierlimit.grant_monitoring('watcher');
 SET ROLE watcher;
 SELECT checks > 0 AS checks FROM tierlimit.stat;
+SELECT count(*) FROM tierlimit.stat_progress;
 SELECT allowed FROM tierlimit.check('served', 'free');
 RESET ROLE;
 DROP OWNED BY watcher;
