@@ -168,8 +168,8 @@ call_is_complete(const CallSubject *part)
  * Return whether this time is outside of a calendar period that was planned
  * with.
  */
-static bool
-is_out_of_plan(const CallSubject *part, TimestampTz now)
+bool
+call_is_out_of_plan(const CallSubject *part, TimestampTz now)
 {
 	const Tier *tier = part->charge->tier;
 
@@ -236,7 +236,7 @@ call_lock(Call *call, LWLockMode mode)
 		 * with.
 		 */
 		for (int i = 0; i < call->count; i++)
-			out_of_plan |= is_out_of_plan(&call->parts[i], call->clock.now);
+			out_of_plan |= call_is_out_of_plan(&call->parts[i], call->clock.now);
 		if (!out_of_plan)
 			return;
 
@@ -255,4 +255,23 @@ void
 call_unlock(Call *call)
 {
 	partition_unlock(call->hashes, call->nlocks);
+}
+
+/*
+ * Count a call of this cost in the windows that the part was planned with,
+ * which were advanced to this time.  Each may take one of the spare blocks.
+ * Windows in shared memory have to be locked EXCLUSIVE.
+ */
+void
+call_count(CallSubject *part, TimestampTz now, int64 cost, BlockList *spare)
+{
+	const Tier *tier = part->charge->tier;
+
+	for (int i = 0; i < part->nwindows; i++)
+	{
+		window_require_exact(&part->windows[i]->window,
+							 tier->limits[i].exact_slots);
+		window_add(&part->windows[i]->window, spare, moment_of(part, i, now),
+				   amount_of(tier->limits[i].unit, cost));
+	}
 }

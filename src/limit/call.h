@@ -57,6 +57,9 @@ extern void call_lock(Call *call, LWLockMode mode);
 extern void call_unlock(Call *call);
 extern void call_find_windows(CallSubject *part, Clock clock);
 extern bool call_is_complete(const CallSubject *part);
+extern bool call_is_out_of_plan(const CallSubject *part, TimestampTz now);
+extern void call_count(CallSubject *part, TimestampTz now, int64 cost,
+					   BlockList *spare);
 
 /* Return what a limit with this unit counts of a call. */
 static inline int64

@@ -146,15 +146,7 @@ count_elsewhere(CallSubject *part, TimestampTz now, int64 cost, BlockList *spare
 static void
 count_call(CallSubject *part, TimestampTz now, int64 cost, BlockList *spare)
 {
-	const Tier *tier = part->charge->tier;
-
-	for (int i = 0; i < part->nwindows; i++)
-	{
-		window_require_exact(&part->windows[i]->window,
-							 tier->limits[i].exact_slots);
-		window_add(&part->windows[i]->window, spare, moment_of(part, i, now),
-				   amount_of(tier->limits[i].unit, cost));
-	}
+	call_count(part, now, cost, spare);
 	if (part->subject != NULL)
 		count_elsewhere(part, now, cost, spare);
 }

@@ -47,29 +47,11 @@
 /* Sums of minutes will do for windows that keep calls together for longer. */
 #define COARSEST_SUM USECS_PER_MINUTE
 
-/*
- * Double the private blocks, or allocate the first ones, in the current memory
- * context.
- */
-static void
-private_blocks_grow(PrivateBlocks *private)
-{
-	uint32		size = Max(private->size * 2, 64);
-	Size		bytes = (Size) size * sizeof(MemoryBlock);
-
-	private->spare.base = private->size == 0
-		? MemoryContextAllocHuge(CurrentMemoryContext, bytes)
-		: repalloc_huge(private->spare.base, bytes);
-	for (uint32 block = Max(private->size, NO_BLOCK + 1); block < size; block++)
-		blocklist_put(&private->spare, block);
-	private->size = size;
-}
-
 /* Free the windows that rebuild_windows() has built. */
 void
 rebuild_done(RebuiltWindows *rebuilt)
 {
-	pfree(rebuilt->blocks.spare.base);
+	private_free(&rebuilt->blocks);
 }
 
 /*
@@ -88,7 +70,7 @@ static void
 play(Window *window, PrivateBlocks *private, Moment moment, int64 amount)
 {
 	if (private->spare.count == 0)
-		private_blocks_grow(private);
+		private_grow(private);
 	window_advance(window, &private->spare, moment.now);
 	window_add(window, &private->spare, moment, amount);
 }
@@ -174,17 +156,6 @@ span_of(const CallSubject *part, Clock clock)
 	return span;
 }
 
-/* Make a window of the limit's kind, which counts nothing yet. */
-static void
-init_window(Window *window, const TierLimit *limit, const WindowId *id)
-{
-	if (limit->kind == WINDOW_SLIDING)
-		window_init_sliding(window, limit->period_us, limit->exact_slots,
-							tierlimit_window_slots);
-	else
-		window_init_calendar(window, id->period, id->phase);
-}
-
 /*
  * Build window i from the sums of the log, as of now.  The newest units, of
  * which a limit within window_slots can deny, are told apart, however many
@@ -199,7 +170,7 @@ build_window(RebuiltWindows *rebuilt, const CallSubject *part, int i, const LogS
 	TimestampTz since = window_since(part, i, now);
 	int			newest = first_of_newest(log, limit->unit);
 
-	init_window(window, limit, &part->ids[i]);
+	private_init_window(window, limit, &part->ids[i]);
 	window_set_exact(window, 0);
 	if (limit->kind == WINDOW_SLIDING && minutes_will_do(limit))
 		window->sliding.slot_width -= COARSEST_SUM;
@@ -283,7 +254,7 @@ rebuild_windows(RebuiltWindows *rebuilt, CallSubject *part, Clock clock,
 	}
 
 	/* Build the windows, in private memory. */
-	private_blocks_grow(&rebuilt->blocks);
+	private_grow(&rebuilt->blocks);
 	for (int i = 0; i < part->nwindows; i++)
 		build_window(rebuilt, part, i, &log, now);
 	if (log.sums != NULL)

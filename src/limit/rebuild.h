@@ -13,16 +13,10 @@
 
 #include "limit/call.h"
 #include "limit/logread.h"
+#include "limit/private.h"
 
 extern void rebuild_subject(CallSubject *part, Clock clock);
 extern void rebuild_for_backend(Call *call, TimestampTz until);
-
-/* Blocks in the private memory of this backend, which grows as needed. */
-typedef struct PrivateBlocks
-{
-	BlockList	spare;
-	uint32		size;			/* blocks in it */
-} PrivateBlocks;
 
 /* The windows of a call's part, built in private memory. */
 typedef struct RebuiltWindows

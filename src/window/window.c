@@ -141,6 +141,22 @@ window_empty_at(const Window *window)
 }
 
 /*
+ * Look at the newest slot of a sliding window: the time of its youngest call,
+ * and its amount.  Returns false if there is none.
+ */
+bool
+window_newest(const Window *window, int64_t *time, int64_t *amount)
+{
+	const History *history = &window->sliding.history;
+
+	assert(window->kind == WINDOW_SLIDING);
+
+	*time = history->open_last;
+	*amount = history->open_amount;
+	return history->open_amount > 0;
+}
+
+/*
  * Forget the slots that have left the window by now.  Blocks that hold nothing
  * else go to the spare blocks.
  */

@@ -86,6 +86,8 @@ extern int64_t window_resets_at(const Window *window, const MemoryBlock *base,
 extern int64_t window_free_at(const Window *window, const MemoryBlock *base,
 							  Moment moment, int64_t room);
 extern int64_t window_empty_at(const Window *window);
+extern bool window_newest(const Window *window, int64_t *time,
+						  int64_t *amount);
 extern void window_advance(Window *window, BlockList *spare, int64_t now);
 extern BlockNo window_next_block(const Window *window, int64_t now);
 extern bool window_add_needs_block(const Window *window);

@@ -389,7 +389,14 @@ compare_use(const Harness *harness, int64_t time)
 	else if (used > 0)
 	{
 		int64_t		oldest;
+		int64_t		newest;
+		int64_t		amount;
 
+		expect(window_newest(&harness->window, &newest, &amount), true);
+		expect(newest + period, window_empty_at(&harness->window));
+		expect(window_used(&harness->window, pool,
+						   harness_moment(harness, newest + period - 1)),
+			   amount);
 		expect(resets_at,
 			   window_free_at(&harness->window, pool, moment, used - 1));
 		if (late == 0 && model_oldest(model, time, period, &oldest))
