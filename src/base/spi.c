@@ -15,6 +15,9 @@
  * was lately used; most calls of a day, of keys of a tier, want the same
  * range.
  *
+ * What reads all of the log scans it: rows go to their receiver one by one, and
+ * the plan is made for the purpose.
+ *
  * A session that waits for a lock on these tables waits for as long as for the
  * log's writer, unless a shorter lock_timeout is in force.
  *
@@ -22,6 +25,7 @@
  */
 #include "postgres.h"
 
+#include "access/tableam.h"
 #include "base/installation.h"
 #include "base/settings.h"
 #include "base/spi.h"
@@ -67,17 +71,28 @@ become_owner(Oid *role, int *security)
 						   SECURITY_NOFORCE_RLS);
 }
 
+/* Prepare a statement until spi_end(), to be planned in this way. */
+static SPIPlanPtr
+prepare_once(const char *text, const SpiStatement *statement, int options)
+{
+	SPIPlanPtr	plan = SPI_prepare_cursor(text, statement->nargs,
+										  unconstify(SpiStatement *, statement)->types,
+										  options);
+
+	if (plan == NULL)
+		elog(ERROR, "could not prepare statement: %s", text);
+	return plan;
+}
+
 /*
  * Prepare a statement for good: the same plan will do, whatever the arguments.
  */
 static SPIPlanPtr
-prepare(const char *text, SpiStatement *statement)
+prepare(const char *text, const SpiStatement *statement)
 {
-	SPIPlanPtr	plan = SPI_prepare_cursor(text, statement->nargs,
-										  statement->types,
-										  CURSOR_OPT_GENERIC_PLAN);
+	SPIPlanPtr	plan = prepare_once(text, statement, CURSOR_OPT_GENERIC_PLAN);
 
-	if (plan == NULL || SPI_keepplan(plan) != 0)
+	if (SPI_keepplan(plan) != 0)
 		elog(ERROR, "could not prepare statement: %s", text);
 	return plan;
 }
@@ -92,16 +107,16 @@ plan_of(SpiStatement *statement)
 }
 
 /*
- * Append a condition with a day, in a form that the planner finds to be a
+ * Append a condition with a time, in a form that the planner finds to be a
  * constant, whatever the session's settings.
  */
 static void
-append_day(StringInfo text, const char *operator, int32 day)
+append_time(StringInfo text, const char *operator, int32 day, int64 time_of_day)
 {
 	appendStringInfo(text,
 					 " AND at OPERATOR(pg_catalog.%s) pg_catalog.timezone('UTC',"
-					 " '2000-01-01'::timestamp OPERATOR(pg_catalog.+) '%d days'::interval)",
-					 operator, day);
+					 " '2000-01-01'::timestamp OPERATOR(pg_catalog.+) '%d days %lld us'::interval)",
+					 operator, day, (long long) time_of_day);
 }
 
 /* Return the text of a query with the condition for some days. */
@@ -114,10 +129,27 @@ text_for_days(const SpiStatement *query, LogDays days)
 	appendStringInfoString(&condition, "true");
 	/* There is nothing before the first time, nor after the last one. */
 	if (days.first > FIRST_DAY)
-		append_day(&condition, ">=", days.first);
+		append_time(&condition, ">=", days.first, 0);
 	if (days.end < LAST_DAY)
-		append_day(&condition, "<", days.end);
+		append_time(&condition, "<", days.end, 0);
 	return psprintf(query->text, condition.data);
+}
+
+/* Return the text of a query with the condition for the span of a scan. */
+static char *
+text_for_scan(const LogScan *scan)
+{
+	StringInfoData condition;
+
+	initStringInfo(&condition);
+	appendStringInfoString(&condition, "true");
+	if (!TIMESTAMP_IS_NOBEGIN(scan->first))
+		append_time(&condition, ">=", spi_day(scan->first),
+					scan->first - spi_day(scan->first) * USECS_PER_DAY);
+	if (!TIMESTAMP_IS_NOEND(scan->end))
+		append_time(&condition, "<", spi_day(scan->end),
+					scan->end - spi_day(scan->end) * USECS_PER_DAY);
+	return psprintf(scan->query->text, condition.data);
 }
 
 /*
@@ -192,19 +224,54 @@ run_plan(SpiReading *reading, SPIPlanPtr plan, Datum *args)
 }
 
 /*
- * Read some days of the log, and release the locks that this took rather than
- * keep them until the end of the caller's transaction, which may be far away:
- * the maintenance of the log waits for these locks, and there are not so many
- * to be had.
+ * Run a scan in the snapshot of the series.  Its rows go to the receiver one by
+ * one, and are kept nowhere.  Its plan, which is made for the arguments, will
+ * hardly be used again.
  */
 static void
-run_and_unlock(SpiReading *reading, SpiStatement *query, LogDays days, Datum *args)
+run_scan(const LogScan *scan, Datum *args)
+{
+	char	   *text = text_for_scan(scan);
+	SPIPlanPtr	plan = prepare_once(text, scan->query, CURSOR_OPT_CUSTOM_PLAN);
+	ParamListInfo params = makeParamList(scan->query->nargs);
+	SPIExecuteOptions options = {
+		.params = params,
+		.read_only = true,		/* in the active snapshot, the series' */
+		.dest = scan->receiver
+	};
+
+	for (int i = 0; i < scan->query->nargs; i++)
+	{
+		params->params[i].value = args[i];
+		params->params[i].isnull = args[i] == (Datum) 0;
+		params->params[i].pflags = PARAM_FLAG_CONST;
+		params->params[i].ptype = scan->query->types[i];
+	}
+	if (SPI_execute_plan_extended(plan, &options) != SPI_OK_SELECT)
+		elog(ERROR, "could not run a query");
+	SPI_freeplan(plan);
+	pfree(params);
+	pfree(text);
+}
+
+/*
+ * Read some days of the log, or scan it, and release the locks that this took
+ * rather than keep them until the end of the caller's transaction, which may be
+ * far away: the maintenance of the log waits for these locks, and there are not
+ * so many to be had.
+ */
+static void
+run_and_unlock(SpiReading *reading, SpiStatement *query, const LogDays *days,
+			   const LogScan *scan, Datum *args)
 {
 	ResourceOwner callers = CurrentResourceOwner;
 	ResourceOwner ours = ResourceOwnerCreate(callers, "tierlimit query");
 
 	CurrentResourceOwner = ours;
-	run_plan(reading, plan_for_days(query, days), args);
+	if (scan != NULL)
+		run_scan(scan, args);
+	else
+		run_plan(reading, plan_for_days(query, *days), args);
 	CurrentResourceOwner = callers;
 	ResourceOwnerRelease(ours, RESOURCE_RELEASE_BEFORE_LOCKS, false, false);
 	ResourceOwnerRelease(ours, RESOURCE_RELEASE_LOCKS, false, false);
@@ -229,40 +296,52 @@ report_impatience(const char *what, MemoryContext context)
 }
 
 /*
- * Run a query, of these days of the log or (NULL) of other tables.  Where the
- * caller's lock_timeout is longer than a call may wait, ours is in force
- * meanwhile: nothing looks at the parameter but the wait for a lock, so it is
- * enough to set its variable.  An ERROR leaves that as it was.
+ * Run a query, of these days of the log or (NULL) of other tables; or a scan of
+ * the log.
+ *
+ * Where the caller's lock_timeout is longer than a call may wait, ours is in
+ * force meanwhile.  And a scan is to begin at the beginning of a table, not
+ * where another session's scan of it happens to be, since rows are in about
+ * the order of their times.  Nothing looks at either parameter but the wait for
+ * a lock and the start of a scan, so it is enough to set their variables.  An
+ * ERROR leaves both as they were.
  */
 static void
-run(SpiReading *reading, SpiStatement *query, const LogDays *days, Datum *args)
+run(SpiReading *reading, SpiStatement *query, const LogDays *days,
+	const LogScan *scan, Datum *args)
 {
 	const int	patience = (int) (CALL_PATIENCE / 1000);
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	const int	timeout = LockTimeout;
+	const bool	synchronize = synchronize_seqscans;
 	const bool	is_ours = timeout == 0 || timeout > patience;
+	const bool	of_log = days != NULL || scan != NULL;
 
 	if (is_ours)
 		LockTimeout = patience;
+	if (scan != NULL)
+		synchronize_seqscans = false;
 	PG_TRY();
 	{
-		if (days == NULL)
-			run_plan(reading, plan_of(query), args);
+		if (of_log)
+			run_and_unlock(reading, query, days, scan, args);
 		else
-			run_and_unlock(reading, query, *days, args);
+			run_plan(reading, plan_of(query), args);
 	}
 	PG_CATCH();
 	{
 		LockTimeout = timeout;
+		synchronize_seqscans = synchronize;
 		CurrentResourceOwner = owner;
 		if (is_ours)
-			report_impatience(days == NULL ? "the configuration of tierlimit"
-							  : "the request log", context);
+			report_impatience(of_log ? "the request log"
+							  : "the configuration of tierlimit", context);
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
 	LockTimeout = timeout;
+	synchronize_seqscans = synchronize;
 }
 
 /*
@@ -272,7 +351,7 @@ run(SpiReading *reading, SpiStatement *query, const LogDays *days, Datum *args)
 void
 spi_run(SpiReading *reading, SpiStatement *query, Datum *args)
 {
-	run(reading, query, NULL, args);
+	run(reading, query, NULL, NULL, args);
 }
 
 /*
@@ -282,7 +361,19 @@ spi_run(SpiReading *reading, SpiStatement *query, Datum *args)
 void
 spi_run_log(SpiReading *reading, SpiStatement *query, LogDays days, Datum *args)
 {
-	run(reading, query, &days, args);
+	run(reading, query, &days, NULL, args);
+}
+
+/*
+ * Scan the log, between spi_begin() and spi_end().  The receiver gets the rows
+ * one by one, and ends the scan by returning false; what it calls may raise an
+ * ERROR, but not run queries.  An argument that is 0 is NULL.  Raises an ERROR
+ * if the query fails, or waits for a lock for CALL_PATIENCE.
+ */
+void
+spi_scan_log(SpiReading *reading, const LogScan *scan, Datum *args)
+{
+	run(reading, NULL, NULL, scan, args);
 }
 
 /*

@@ -10,6 +10,7 @@
 
 #include "datatype/timestamp.h"
 #include "executor/spi.h"
+#include "tcop/dest.h"
 #include "utils/snapshot.h"
 
 #define MAX_ARGUMENTS 16
@@ -25,7 +26,7 @@ typedef struct SpiStatement
 
 /*
  * In the text of a query of the log, this stands for a condition on "at",
- * which is the same as the days given to spi_run_log().
+ * which is the same as the days given to spi_run_log(), or the span of a scan.
  */
 #define WITHIN_DAYS "%1$s"
 
@@ -39,6 +40,15 @@ typedef struct LogDays
 #define ALL_DAYS_BEFORE PG_INT32_MIN
 #define ALL_DAYS_AFTER PG_INT32_MAX
 
+/* A query of any number of rows of the log. */
+typedef struct LogScan
+{
+	const SpiStatement *query;
+	TimestampTz first;			/* DT_NOBEGIN: from the first row on */
+	TimestampTz end;			/* what is earlier; DT_NOEND: all */
+	DestReceiver *receiver;
+} LogScan;
+
 /* A series of queries, from spi_begin() to spi_end(). */
 typedef struct SpiReading
 {
@@ -51,6 +61,7 @@ extern void spi_begin(SpiReading *reading);
 extern void spi_run(SpiReading *reading, SpiStatement *query, Datum *args);
 extern void spi_run_log(SpiReading *reading, SpiStatement *query, LogDays days,
 						Datum *args);
+extern void spi_scan_log(SpiReading *reading, const LogScan *scan, Datum *args);
 extern void spi_end(SpiReading *reading);
 extern uint64 spi_write(SpiStatement *statement, Datum *args);
 extern int32 spi_day(TimestampTz at);
