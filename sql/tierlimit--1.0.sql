@@ -1653,6 +1653,13 @@ END
 $$;
 
 COMMENT ON FUNCTION tierlimit.billing_report(timestamptz) IS 'The bills of the periods that contain a time: a row for each subject and unit';
+CREATE FUNCTION tierlimit.simulate(tier text, "from" timestamptz, "to" timestamptz DEFAULT now(),
+		key text DEFAULT NULL)
+	RETURNS TABLE (key text, requests bigint, admitted bigint, denied bigint, first_denied_at timestamptz)
+	AS 'MODULE_PATHNAME', 'tierlimit_simulate_1_0'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE COST 1000000;
+
+COMMENT ON FUNCTION tierlimit.simulate(text, timestamptz, timestamptz, text) IS 'What would have become of the calls of a time under another tier';
 
 --
 -- Statistics
@@ -1753,7 +1760,7 @@ BEGIN
 	EXECUTE format('GRANT USAGE ON SCHEMA tierlimit TO %I', role);
 	EXECUTE format('GRANT USAGE ON TYPE tierlimit.verification TO %I', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION tierlimit.usage_report, tierlimit.billing_report,'
-				   ' tierlimit.usage_chart, tierlimit.verify TO %I', role);
+				   ' tierlimit.usage_chart, tierlimit.simulate, tierlimit.verify TO %I', role);
 	EXECUTE format('GRANT SELECT ON tierlimit.request_log, tierlimit.usage_hourly, tierlimit.usage_daily,'
 				   ' tierlimit.usage_by_code, tierlimit.bill TO %I', role);
 END
