@@ -1725,9 +1725,9 @@ CREATE VIEW tierlimit.stat_progress AS
 	FROM tierlimit._stat_progress() p LEFT JOIN pg_catalog.pg_database d ON d.oid = p.datid;
 
 COMMENT ON VIEW tierlimit.stat_progress IS 'Long work that runs now, in all databases of this server: a row for each process';
-COMMENT ON COLUMN tierlimit.stat_progress.command IS 'the function that does it';
+COMMENT ON COLUMN tierlimit.stat_progress.command IS 'the function that does it; sums: the log writer sums up what is over';
 COMMENT ON COLUMN tierlimit.stat_progress.phase IS 'the part of it that runs';
-COMMENT ON COLUMN tierlimit.stat_progress.rows_done IS 'rows of the request log, in this phase';
+COMMENT ON COLUMN tierlimit.stat_progress.rows_done IS 'rows of the request log, in this phase; of sums, minutes of it';
 COMMENT ON COLUMN tierlimit.stat_progress.rows_total IS 'an estimate of how many there are; NULL: not known';
 
 CREATE FUNCTION tierlimit.stat_reset() RETURNS void

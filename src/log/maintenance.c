@@ -30,6 +30,7 @@
 
 #include "access/xact.h"
 #include "base/installation.h"
+#include "base/progress.h"
 #include "base/settings.h"
 #include "base/spi.h"
 #include "catalog/pg_type.h"
@@ -185,6 +186,34 @@ maintenance_prepare(void)
 		keep_up_partitions(GetCurrentTimestamp());
 }
 
+#define SUMS "sums"
+
+/*
+ * Report how far the sums are, if there is more to do than one step, in
+ * minutes of the log.
+ */
+static void
+report_sums(TimestampTz from, TimestampTz until, TimestampTz goal)
+{
+	static TimestampTz began_at;
+
+	if (!progress_is_of(SUMS))
+	{
+		if (until >= goal)
+			return;
+		began_at = from;
+		progress_begin(SUMS);
+	}
+	if (until >= goal)
+	{
+		progress_end();
+		return;
+	}
+	progress_phase("summing up the log",
+				   (goal - began_at) / USECS_PER_MINUTE);
+	progress_update((until - began_at) / USECS_PER_MINUTE);
+}
+
 /*
  * Sum up one step more, and choose the length of the next one so that it takes
  * about STEP_GOAL.
@@ -205,6 +234,7 @@ sum_up(TimestampTz now)
 		until -= until % USECS_PER_MINUTE;	/* sums are of whole minutes */
 		arg = TimestampTzGetDatum(until);
 		spi_write(&sum_log, &arg);
+		report_sums(from, until, goal);
 		took = GetCurrentTimestamp() - now;
 		if (took < STEP_GOAL / 2)
 			maintenance.step = Min(maintenance.step * 2, LONGEST_STEP);
