@@ -1662,6 +1662,594 @@ CREATE FUNCTION tierlimit.simulate(tier text, "from" timestamptz, "to" timestamp
 COMMENT ON FUNCTION tierlimit.simulate(text, timestamptz, timestamptz, text) IS 'What would have become of the calls of a time under another tier';
 
 --
+-- The page of reports
+--
+
+-- One HTML page that fetches nothing and runs nothing: report_page() waits for the log, and
+-- _page() puts it together of a function for each section.  These are STABLE, and so read in
+-- one snapshot; bills take their own.  Whatever is from a table passes _html(), since
+-- strangers choose what keys are called.  The page is all ASCII, so that it is the same in
+-- each encoding of a client, and it is well-formed XML, which is easy to check.
+
+CREATE TYPE tierlimit._page_answer AS (
+	bucket timestamptz,
+	tier text,
+	error_code integer,
+	requests numeric,
+	credits numeric
+);
+
+COMMENT ON TYPE tierlimit._page_answer IS 'What was answered to a tier in a step of time; error_code 0: admitted';
+
+-- Characters that a reader could not see, or that turn around what is beside them, are
+-- shown as such: control characters by their pictures, from U+2400 on, the rest as U+FFFD.
+-- So are letters of a database whose encoding is neither UTF-8 nor LATIN1.
+CREATE FUNCTION tierlimit._html(value text) RETURNS text
+	LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT CASE WHEN value COLLATE "C" ~ '^[ !#-%(-;=?-~]*$' THEN value ELSE
+		(SELECT string_agg(CASE
+				WHEN code < 32 THEN format('&#%s;', 9216 + code)
+				WHEN letter COLLATE "C" ~ '[ !#-%(-;=?-~]' THEN letter
+				WHEN code BETWEEN 127 AND 159 OR code IN (1564, 8206, 8207, 65279) OR code BETWEEN 8232 AND 8238
+					OR code BETWEEN 8294 AND 8297 OR code & 65534 = 65534 THEN '&#65533;'
+				ELSE format('&#%s;', code) END, '' ORDER BY n)
+			FROM string_to_table(value, NULL) WITH ORDINALITY AS l (letter, n),
+				LATERAL (SELECT CASE WHEN letter COLLATE "C" <= '~' OR getdatabaseencoding() IN ('UTF8', 'LATIN1')
+					THEN ascii(letter) ELSE 65533 END AS code) c)
+		END;
+$$;
+
+COMMENT ON FUNCTION tierlimit._html(text) IS 'A text for HTML: nothing of it is markup, and all of it is ASCII';
+
+CREATE FUNCTION tierlimit._page_name(value text) RETURNS text
+	LANGUAGE sql STABLE PARALLEL SAFE
+	RETURN '<bdi>' || tierlimit._html(value) || '</bdi>';
+
+COMMENT ON FUNCTION tierlimit._page_name(text) IS 'A name for HTML, whichever direction it is written in';
+
+CREATE FUNCTION tierlimit._page_number(value numeric, digits integer DEFAULT 0) RETURNS text
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	RETURN regexp_replace(round(value, digits)::text, '(\d)(?=(\d{3})+(?!\d))', '\1,', 'g');
+
+COMMENT ON FUNCTION tierlimit._page_number(numeric, integer) IS 'A number with thousands separated, rounded to at most two digits';
+
+CREATE FUNCTION tierlimit._page_short_number(value numeric) RETURNS text
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	RETURN CASE WHEN value >= 1e12 THEN tierlimit._page_number(value / 1e12) || 'tn'
+		WHEN value >= 1e9 THEN trim_scale(value / 1e9) || 'bn'
+		WHEN value >= 1e6 THEN trim_scale(value / 1e6) || 'M'
+		WHEN value >= 1e3 THEN trim_scale(value / 1e3) || 'k'
+		ELSE trim_scale(value)::text END;
+
+COMMENT ON FUNCTION tierlimit._page_short_number(numeric) IS 'A round number for an axis';
+
+CREATE FUNCTION tierlimit._page_money(value numeric) RETURNS text
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	RETURN format('<data value="%s">%s</data>', trim_scale(value), tierlimit._page_number(value, 2));
+
+COMMENT ON FUNCTION tierlimit._page_money(numeric) IS 'An amount, rounded to be read, and exact for programs';
+
+CREATE FUNCTION tierlimit._page_share(part numeric, whole numeric) RETURNS text
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	RETURN CASE WHEN whole > 0 THEN
+		format('<svg class="bar" width="80" height="10" aria-hidden="true"><rect class="track" width="80" height="10"/>'
+				'<rect class="s1" width="%s" height="10"/></svg> %s&#160;%%',
+			trim_scale(round(least(greatest(part / whole, 0), 1) * 80, 1)), tierlimit._page_number(100 * part / whole, 1)) END;
+
+COMMENT ON FUNCTION tierlimit._page_share(numeric, numeric) IS 'A percentage, with a bar for it';
+
+CREATE FUNCTION tierlimit._page_row(VARIADIC cells text[]) RETURNS text
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	RETURN E'\n<tr><th scope="row">' || coalesce(cells[1], '') || '</th><td>' || array_to_string(cells[2:], '</td><td>', '') || '</td></tr>';
+
+COMMENT ON FUNCTION tierlimit._page_row(text[]) IS 'The row of a table, of cells of HTML';
+
+-- The first columns are texts, the others numbers.  Where it is too wide, a table is moved
+-- in its frame, also by keys, and not the page.
+CREATE FUNCTION tierlimit._page_table(caption text, texts integer, head text[], body text, foot text DEFAULT '')
+	RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	RETURN format(E'<div class="frame" role="region" aria-label="%1$s" tabindex="0"><table class="texts%2$s"><caption>%1$s</caption>'
+			'<thead><tr><th scope="col">%3$s</th></tr></thead><tbody>%4$s</tbody>%5$s</table></div>\n',
+		caption, texts, array_to_string(head, '</th><th scope="col">'), body, '<tfoot>' || nullif(foot, '') || '</tfoot>');
+
+COMMENT ON FUNCTION tierlimit._page_table(text, integer, text[], text, text) IS 'A table, of rows of HTML';
+
+CREATE FUNCTION tierlimit._page_section(id text, title text, content text) RETURNS text
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	RETURN format(E'<section id="%1$s" aria-labelledby="%1$s-title">\n<h2 id="%1$s-title">%2$s</h2>\n%3$s</section>\n', id, title, content);
+
+COMMENT ON FUNCTION tierlimit._page_section(text, text, text) IS 'A section of the page';
+
+CREATE FUNCTION tierlimit._page_step_name(step interval) RETURNS text
+	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET IntervalStyle = 'postgres_verbose' AS $$
+	SELECT regexp_replace(replace(replace(replace(step::text, 'mon', 'month'), 'min', 'minute'), 'sec', 'second'), '^@ (1 (?!.* ))?', '');
+$$;
+
+COMMENT ON FUNCTION tierlimit._page_step_name(interval) IS 'A step in words: day, 7 days';
+
+CREATE FUNCTION tierlimit._page_time(at timestamptz, step interval, short boolean) RETURNS text
+	LANGUAGE sql STABLE
+	RETURN to_char(at, CASE
+		WHEN extract(year FROM step) * 12 + extract(month FROM step) > 0 THEN CASE WHEN short THEN 'Mon YYYY' ELSE 'YYYY-MM' END
+		WHEN extract(day FROM step) > 0 THEN CASE WHEN short THEN 'FMDD Mon' ELSE 'YYYY-MM-DD' END
+		WHEN short THEN 'FMDD Mon HH24:MI'
+		WHEN extract(second FROM step) > 0 THEN 'YYYY-MM-DD HH24:MI:SS OF'
+		ELSE 'YYYY-MM-DD HH24:MI OF' END);
+
+COMMENT ON FUNCTION tierlimit._page_time(timestamptz, interval, boolean) IS 'The start of a step, as long as its length asks for';
+
+CREATE FUNCTION tierlimit._page_range(since timestamptz, until timestamptz) RETURNS text
+	LANGUAGE sql STABLE
+	RETURN to_char(since, 'YYYY-MM-DD') || CASE WHEN until > since + interval '1 day' THEN ' &#8211; ' || to_char(until - interval '1 microsecond', 'YYYY-MM-DD') ELSE '' END;
+
+COMMENT ON FUNCTION tierlimit._page_range(timestamptz, timestamptz) IS 'The days of a period, the last included';
+
+-- The smallest of 1, 2, 5, 10, 20, ... of which five are enough.
+CREATE FUNCTION tierlimit._page_tick(most numeric) RETURNS numeric
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE
+	RETURN (SELECT min(n * ('1e' || k)::numeric) FROM generate_series(0, 40) k, unnest(ARRAY[1, 2, 5]) n
+		WHERE n * ('1e' || k)::numeric * 5 >= most);
+
+COMMENT ON FUNCTION tierlimit._page_tick(numeric) IS 'The distance of the lines of an axis that reaches so far';
+
+-- The cells of a chart are those of the first bucket, one for each series, then those of the
+-- next.
+CREATE FUNCTION tierlimit._page_chart_numbers(title text, step interval, buckets timestamptz[], series text[], cells numeric[])
+	RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH cell AS MATERIALIZED (
+		SELECT (n - 1) / cardinality(series) + 1 AS i, (n - 1) % cardinality(series) AS s, value
+		FROM unnest(cells) WITH ORDINALITY AS c (value, n)),
+	line AS (
+		SELECT i, array_agg(tierlimit._page_number(value) ORDER BY s) || tierlimit._page_number(sum(value)) AS numbers
+		FROM cell GROUP BY i),
+	total AS (SELECT s, sum(value) AS value FROM cell GROUP BY s)
+	SELECT tierlimit._page_table(title, 1, ARRAY['From'] || series || ARRAY['All'],
+		(SELECT string_agg(tierlimit._page_row(VARIADIC tierlimit._page_time(buckets[i], step, false) || numbers), '' ORDER BY i) FROM line),
+		(SELECT tierlimit._page_row(VARIADIC 'All'::text || array_agg(tierlimit._page_number(value) ORDER BY s)
+			|| tierlimit._page_number(sum(value))) FROM total));
+$$;
+
+COMMENT ON FUNCTION tierlimit._page_chart_numbers(text, interval, timestamptz[], text[], numeric[]) IS 'The table behind a chart';
+
+-- A chart of stacked columns, a bucket each.  What is below zero, since more was given back
+-- than used, is in the table only.
+--
+-- The drawing is as wide as there is room, and so all places across are percentages; the
+-- columns are in a drawing of their own that is stretched, ten units each.  What is
+-- written around it is outside of its box.  A narrow screen leaves out two of three dates.
+CREATE FUNCTION tierlimit._page_chart(id text, title text, step interval, buckets timestamptz[], series text[], cells numeric[])
+	RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $_$
+	WITH cell AS MATERIALIZED (
+		SELECT (n - 1) / cardinality(series) + 1 AS i, (n - 1) % cardinality(series) + 1 AS s, value
+		FROM unnest(cells) WITH ORDINALITY AS c (value, n)),
+	scale AS MATERIALIZED (
+		SELECT tick, tick * ceil(m.most / tick) AS top, 240 / (tick * ceil(m.most / tick)) AS unit, m.most, m.highest, m.total, m.steps,
+			(SELECT min(e) FROM unnest(ARRAY[1, 2, 3, 4, 6, 7, 12, 14, 24, 28, 42, 56]) e WHERE e * 8 >= m.steps) AS every
+		FROM (SELECT max(h.height) AS most, sum(h.total) AS total, count(*) AS steps, (array_agg(h.i ORDER BY h.height DESC, h.i))[1] AS highest
+				FROM (SELECT i, sum(greatest(value, 0)) AS height, sum(value) AS total FROM cell GROUP BY i) h) m,
+			tierlimit._page_tick(m.most) tick),
+	lines AS (
+		SELECT string_agg(format('<line class="grid" x2="100%%" y1="%1$s" y2="%1$s"/><text x="-8" y="%1$s" dy=".32em" text-anchor="end">%2$s</text>',
+			trim_scale(round(240 - at * unit, 1)), tierlimit._page_short_number(at)), '' ORDER BY at) AS html
+		FROM scale, generate_series(0, top, tick) at),
+	columns AS (
+		SELECT string_agg(format('<path class="s%s" d="%s"/>', s, d), '' ORDER BY s) AS html
+		FROM (SELECT s, string_agg(format('M%s %sv-%sh8v%3$sz', i * 10 - 9, trim_scale(round(240 - below * unit, 1)),
+				trim_scale(round(value * unit, 1))), '' ORDER BY i) AS d
+			FROM (SELECT i, s, value, sum(greatest(value, 0)) OVER (PARTITION BY i ORDER BY s) - value AS below FROM cell) c, scale
+			WHERE value > 0 GROUP BY s) p),
+	dates AS (
+		SELECT string_agg(format('<text%s x="%s%%" y="262" text-anchor="middle">%s</text>', CASE WHEN (i - 1) / every % 3 > 0 THEN ' class="wide"' END,
+			trim_scale(round((i - 0.5) * 100 / steps, 2)), tierlimit._page_time(buckets[i], step, true)), '' ORDER BY i) AS html
+		FROM scale, generate_series(1, steps, every) i),
+	legend AS (
+		SELECT string_agg(format('<li><svg class="key" width="14" height="14" aria-hidden="true"><rect class="s%s" width="14" height="14"/></svg> %s: %s</li>',
+			s, series[s], tierlimit._page_number(value)), '' ORDER BY s) AS html
+		FROM (SELECT s, sum(value) AS value FROM cell GROUP BY s) t)
+	SELECT format($html$<figure>
+<svg class="chart" height="240" role="img" aria-labelledby="%1$s-name %1$s-text"><title id="%1$s-name">%2$s</title>
+<desc id="%1$s-text">A column for each %3$s, from %4$s to %5$s. All have %8$s calls; the highest, of %6$s, has %7$s.</desc>
+<text x="-8" y="-18" text-anchor="end">calls</text>%9$s
+<svg width="100%%" height="240" viewBox="0 0 %10$s 240" preserveAspectRatio="none">%11$s</svg>
+<line class="axis" x2="100%%" y1="240" y2="240"/>%12$s
+<text x="100%%" y="284" text-anchor="end">each %3$s, %13$s</text></svg>
+<figcaption>From the bottom of a column to its top:<ul class="legend">%14$s</ul></figcaption>
+<details><summary>The numbers of this chart</summary>%15$s</details>
+</figure>
+$html$, id, title, tierlimit._page_step_name(step), tierlimit._page_time(buckets[1], step, false),
+		tierlimit._page_time(buckets[steps], step, false), tierlimit._page_time(buckets[highest], step, false),
+		tierlimit._page_number(most), tierlimit._page_number(total), lines.html, steps * 10, columns.html, dates.html,
+		tierlimit._html(current_setting('TimeZone')), legend.html,
+		tierlimit._page_chart_numbers(title, step, buckets, series, cells))
+	FROM scale, lines, columns, dates, legend;
+$_$;
+
+COMMENT ON FUNCTION tierlimit._page_chart(text, text, interval, timestamptz[], text[], numeric[]) IS 'A chart of stacked columns, and its numbers';
+
+-- What was answered, by steps: of all keys together there are sums of each hour.
+CREATE FUNCTION tierlimit._page_answers(since timestamptz, until timestamptz, step interval, zone text)
+	RETURNS SETOF tierlimit._page_answer LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_$
+DECLARE
+	sinces timestamptz[];
+	untils timestamptz[];
+	buckets timestamptz[];
+	parts text[];
+BEGIN
+	SELECT array_agg(s.since) FILTER (WHERE s.source <> 'log'), array_agg(s.until) FILTER (WHERE s.source <> 'log'),
+		array_agg(s.bucket) FILTER (WHERE s.source <> 'log'),
+		array_agg(format('SELECT tierlimit._bucket(at, $4, $5), tier, error_code, requests, credits
+			FROM tierlimit.request_log WHERE at >= %L AND at < %L', s.since, s.until)) FILTER (WHERE s.source = 'log')
+	INTO sinces, untils, buckets, parts
+	FROM tierlimit._report_spans($1, $2, $3, $4) s;
+	IF sinces IS NOT NULL THEN
+		parts := parts || format('SELECT s.bucket, u.tier, u.error_code, u.requests, u.credits
+			FROM unnest($1, $2, $3) s (since, until, bucket),
+				LATERAL generate_series(s.since, s.until - interval ''1 microsecond'', interval ''1 hour'') h
+				JOIN tierlimit.usage_by_code u ON u.hour = h
+			WHERE u.hour >= %L AND u.hour < %L', (SELECT min(s) FROM unnest(sinces) s), (SELECT max(u) FROM unnest(untils) u));
+	END IF;
+	IF parts IS NULL THEN
+		RETURN;
+	END IF;
+	RETURN QUERY EXECUTE format('SELECT bucket, tier, error_code, sum(requests)::numeric, sum(credits)::numeric
+		FROM (%s) AS x (bucket, tier, error_code, requests, credits) GROUP BY 1, 2, 3', array_to_string(parts, ' UNION ALL '))
+	USING sinces, untils, buckets, $3, $4;
+END
+$_$;
+
+COMMENT ON FUNCTION tierlimit._page_answers(timestamptz, timestamptz, interval, text) IS 'What was answered in each step, to each tier';
+
+-- The steps of a range, the first one past those that there is room for.
+CREATE FUNCTION tierlimit._page_buckets(since timestamptz, until timestamptz, step interval, zone text, room integer)
+	RETURNS timestamptz[] LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH RECURSIVE bucket AS (
+		SELECT tierlimit._bucket(until - interval '1 microsecond', step, zone) AS begins, 1 AS n WHERE since < until
+		UNION ALL
+		SELECT tierlimit._bucket(begins - interval '1 microsecond', step, zone), n + 1 FROM bucket WHERE begins > since AND n <= room)
+	SELECT array_agg(begins ORDER BY begins) FROM bucket;
+$$;
+
+COMMENT ON FUNCTION tierlimit._page_buckets(timestamptz, timestamptz, interval, text, integer) IS 'The steps of a range';
+
+CREATE FUNCTION tierlimit._page_figures(answers tierlimit._page_answer[]) RETURNS text
+	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT format('<dl class="figures"><div><dt>Calls admitted</dt><dd>%s</dd></div><div><dt>Credits</dt><dd>%s</dd></div>'
+			'<div><dt>Calls denied</dt><dd>%s</dd></div><div><dt>Denied of all calls</dt><dd>%s</dd></div></dl>',
+		tierlimit._page_number(admitted), tierlimit._page_number(credits), tierlimit._page_number(denied),
+		coalesce(tierlimit._page_number(100 * denied / nullif(admitted + denied, 0), 1) || '&#160;%', '&#8211;'))
+	FROM (SELECT coalesce(sum(requests) FILTER (WHERE error_code = 0), 0) AS admitted,
+			coalesce(sum(credits) FILTER (WHERE error_code = 0), 0) AS credits,
+			coalesce(sum(requests) FILTER (WHERE error_code <> 0), 0) AS denied
+		FROM unnest(answers)) a;
+$$;
+
+COMMENT ON FUNCTION tierlimit._page_figures(tierlimit._page_answer[]) IS 'The page''s figures at the top';
+
+-- Both charts have the same series, in the same colours: the tiers with most calls, and
+-- one for the rest where there are more than six.
+CREATE FUNCTION tierlimit._page_over_time(id text, title text, denied boolean, answers tierlimit._page_answer[],
+		step interval, buckets timestamptz[])
+	RETURNS text LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH tier AS MATERIALIZED (
+		SELECT tier, least(n, CASE WHEN of > 6 THEN 6 ELSE n END) AS s
+		FROM (SELECT a.tier, row_number() OVER (ORDER BY sum(a.requests) DESC, a.tier COLLATE "C") AS n, count(*) OVER () AS of
+			FROM unnest(answers) a GROUP BY a.tier) t),
+	series AS MATERIALIZED (
+		SELECT s, CASE WHEN count(*) > 1 THEN format('%s other tiers', count(*))
+			ELSE coalesce(tierlimit._page_name(min(tier)), '<i>no tier</i>') END AS name
+		FROM tier GROUP BY s),
+	amount AS MATERIALIZED (
+		SELECT a.bucket, t.s, sum(a.requests) AS requests
+		FROM unnest(answers) a JOIN tier t ON t.tier IS NOT DISTINCT FROM a.tier
+		WHERE (a.error_code <> 0) = denied GROUP BY 1, 2)
+	SELECT tierlimit._page_section(id, title, CASE WHEN EXISTS (SELECT FROM amount WHERE requests > 0)
+		THEN tierlimit._page_chart(id || '-chart', title, step, buckets, (SELECT array_agg(name ORDER BY s) FROM series),
+			(SELECT array_agg(coalesce(a.requests, 0) ORDER BY b.bucket, s.s)
+				FROM unnest(buckets) b (bucket) CROSS JOIN series s LEFT JOIN amount a USING (bucket, s)))
+		ELSE '<p class="none">None in this time.</p>' END);
+$$;
+
+COMMENT ON FUNCTION tierlimit._page_over_time(text, text, boolean, tierlimit._page_answer[], interval, timestamptz[]) IS 'The page''s section on calls, or on denied ones, over time by tier';
+
+-- Whose calls were counted, or denied, most often.  Days that have sums follow each other,
+-- and so do those hours of a day.  All keys are read once, each source for itself, so that
+-- none has to be sorted, and by several processes if there are some; then those that are
+-- shown again, for their accounts and tiers.  What has no key that is known is one row.
+CREATE FUNCTION tierlimit._page_busiest(since timestamptz, until timestamptz, shown integer) RETURNS text
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_$
+DECLARE
+	sources text[];
+	keys text[];
+	requests numeric[];
+	credits numeric[];
+	denied numeric[];
+	calls numeric;
+	of bigint;
+	result text;
+BEGIN
+	SELECT array_agg(CASE x.source
+		WHEN 'log' THEN format('SELECT tierlimit._summed_key(key, tier, error_code) AS key, account, tier,
+				CASE error_code WHEN 0 THEN requests ELSE 0 END AS requests, CASE error_code WHEN 0 THEN credits ELSE 0 END AS credits,
+				CASE error_code WHEN 0 THEN 0 ELSE requests END AS denied
+			FROM tierlimit.request_log WHERE at >= %L AND at < %L', x.since, x.until)
+		WHEN 'hour' THEN format('SELECT * FROM tierlimit.usage_hourly WHERE hour >= %L AND hour < %L', x.since, x.until)
+		ELSE format('SELECT * FROM tierlimit.usage_daily WHERE day >= %L AND day < %L', x.since, x.until) END)
+	INTO sources
+	FROM (SELECT s.source, min(s.since) AS since, max(s.until) AS until
+		FROM tierlimit._report_spans($1, $2, '1 day', 'UTC') s
+		GROUP BY s.source, CASE s.source WHEN 'log' THEN s.since WHEN 'hour' THEN date_trunc('day', s.since, 'UTC') END) x;
+	IF sources IS NULL THEN
+		RETURN NULL;
+	END IF;
+
+	EXECUTE format($sql$
+		SELECT array_agg(key ORDER BY requests + denied DESC, key COLLATE "C"), array_agg(requests ORDER BY requests + denied DESC, key COLLATE "C"),
+			array_agg(credits ORDER BY requests + denied DESC, key COLLATE "C"), array_agg(denied ORDER BY requests + denied DESC, key COLLATE "C"),
+			max(calls), max(of)
+		FROM (SELECT key, sum(requests) AS requests, sum(credits) AS credits, sum(denied) AS denied,
+				sum(sum(requests) + sum(denied)) OVER () AS calls, count(*) OVER () AS of
+			FROM (%s) s GROUP BY key HAVING sum(requests) <> 0 OR sum(credits) <> 0 OR sum(denied) <> 0
+			ORDER BY sum(requests) + sum(denied) DESC, key COLLATE "C" LIMIT $1) k$sql$,
+		(SELECT string_agg(format('SELECT key, sum(requests) AS requests, sum(credits) AS credits, sum(denied) AS denied FROM (%s) s GROUP BY key', s),
+			' UNION ALL ') FROM unnest(sources) s))
+	INTO keys, requests, credits, denied, calls, of USING shown;
+	EXECUTE format($sql$
+		WITH name AS (
+			SELECT key, string_agg(DISTINCT tierlimit._page_name(account), ', ') AS accounts, string_agg(DISTINCT tierlimit._page_name(tier), ', ') AS tiers
+			FROM (%s) s GROUP BY key)
+		SELECT format('<p>%%s of %%s keys that called in this time.</p>', count(*), tierlimit._page_number($5))
+			|| tierlimit._page_table('Calls of keys', 3, ARRAY['Key', 'Account', 'Tier', 'Admitted', 'Credits', 'Denied', 'Of all calls'],
+			string_agg(tierlimit._page_row(coalesce(tierlimit._page_name(k.key), '<i>no key that is known</i>'), d.accounts, d.tiers,
+				tierlimit._page_number(k.requests), tierlimit._page_number(k.credits), tierlimit._page_number(k.denied),
+				tierlimit._page_share(k.requests + k.denied, $6)), '' ORDER BY k.n))
+		FROM unnest($1, $2, $3, $4) WITH ORDINALITY k (key, requests, credits, denied, n) LEFT JOIN name d USING (key)
+		HAVING count(*) > 0$sql$,
+		(SELECT string_agg(format('SELECT DISTINCT key, account, tier FROM (%s) s WHERE key = ANY ($1)', s), ' UNION ALL ') FROM unnest(sources) s))
+	INTO result USING keys, requests, credits, denied, of, calls;
+	RETURN result;
+END
+$_$;
+
+COMMENT ON FUNCTION tierlimit._page_busiest(timestamptz, timestamptz, integer) IS 'The page''s section on the keys with most calls; NULL: there are none';
+
+CREATE FUNCTION tierlimit._counted(OUT subject text, OUT is_account boolean, OUT period interval, OUT kind text,
+		OUT unit text, OUT used bigint)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'tierlimit_counted_1_0'
+	LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION tierlimit._counted() IS 'What the windows in shared memory count now, of keys and accounts';
+
+-- Who has used most of a limit: in memory, and so of those who have called since the server
+-- was started.  A key goes by its tier, an account by that of its oldest key, and who is
+-- not registered by that of the last call.
+CREATE FUNCTION tierlimit._page_near_limits(shown integer) RETURNS text
+	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH candidate AS MATERIALIZED (
+		SELECT c.* FROM tierlimit._counted() c
+			JOIN (SELECT period, kind, unit, min(max) AS max FROM tierlimit.tier_limit WHERE max > 0 GROUP BY 1, 2, 3) l
+				USING (period, kind, unit)
+		WHERE c.used >= 0.8 * l.max),
+	subject AS MATERIALIZED (
+		SELECT c.subject, c.is_account, coalesce(r.tier, tierlimit._last_tier(c.subject, c.is_account, 'infinity')) AS tier
+		FROM (SELECT DISTINCT subject, is_account FROM candidate) c
+			LEFT JOIN LATERAL (SELECT r.tier FROM tierlimit._billed_subject r
+				WHERE r.subject = c.subject AND r.is_account = c.is_account) r ON true),
+	near AS MATERIALIZED (
+		SELECT c.subject, c.is_account, s.tier, l.name, l.unit, l.enforce, c.used, l.max, row_number() OVER (
+				ORDER BY c.used / l.max DESC, c.subject COLLATE "C", c.is_account, l.period, l.kind, l.unit) AS n
+		FROM candidate c JOIN subject s USING (subject, is_account)
+			JOIN tierlimit.tier_limit l ON l.tier = s.tier AND l.period = c.period AND l.kind = c.kind AND l.unit = c.unit
+		WHERE l.max > 0 AND c.used >= 0.8 * l.max)
+	SELECT CASE WHEN count(*) = 0 THEN '<p class="none">Nobody has used 80&#160;% of a limit now.</p>' ELSE
+		format('<p>Who has used 80&#160;%% of a limit now, whatever the time of the other figures: %s of %s.</p>',
+			least(count(*), shown), tierlimit._page_number(count(*)))
+		|| tierlimit._page_table('Used of limits', 4, ARRAY['Key or account', 'Tier', 'Limit', 'Unit', 'Used', 'Of', 'Share'],
+			string_agg(tierlimit._page_row(tierlimit._page_name(subject) || CASE WHEN is_account THEN ' (account)' ELSE '' END,
+				tierlimit._page_name(tier), tierlimit._page_name(name) || CASE WHEN enforce THEN '' ELSE ' (denies nothing)' END, unit,
+				tierlimit._page_number(used), tierlimit._page_number(max), tierlimit._page_share(used, max)), '' ORDER BY n) FILTER (WHERE n <= shown)) END
+	FROM near;
+$$;
+
+COMMENT ON FUNCTION tierlimit._page_near_limits(integer) IS 'The page''s section on who is near a limit';
+
+CREATE FUNCTION tierlimit._page_reasons(answers tierlimit._page_answer[], shown integer) RETURNS text
+	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH reason AS (
+		SELECT a.error_code, a.tier, sum(a.requests) AS denied, sum(sum(a.requests)) OVER () AS calls,
+			row_number() OVER (ORDER BY sum(a.requests) DESC, a.error_code, a.tier COLLATE "C") AS n
+		FROM unnest(answers) a WHERE a.error_code <> 0 GROUP BY 1, 2)
+	SELECT CASE WHEN count(*) = 0 THEN '<p class="none">No call was denied in this time.</p>' ELSE
+		tierlimit._page_table('Denied calls by reason and tier', 3, ARRAY['Code', 'Reason', 'Tier', 'Denied', 'Of all denied'],
+			string_agg(tierlimit._page_row(error_code::text, tierlimit._html(e.name) || '<span class="text">' || tierlimit._html(e.message) || '</span>',
+				coalesce(tierlimit._page_name(tier), '<i>no tier</i>'), tierlimit._page_number(denied),
+				tierlimit._page_share(denied, calls)), '' ORDER BY n) FILTER (WHERE n <= shown),
+			tierlimit._page_row('All', '', '', tierlimit._page_number(sum(denied)), ''))
+		|| CASE WHEN count(*) > shown THEN format('<p>Not shown: %s rows with fewer calls.</p>', tierlimit._page_number(count(*) - shown)) ELSE '' END END
+	FROM reason LEFT JOIN tierlimit.error_code e ON e.code = error_code;
+$$;
+
+COMMENT ON FUNCTION tierlimit._page_reasons(tierlimit._page_answer[], integer) IS 'The page''s section on what was denied and why';
+
+CREATE FUNCTION tierlimit._page_bills(at timestamptz, shown integer) RETURNS text
+	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	WITH line AS MATERIALIZED (SELECT * FROM tierlimit.billing_report(at)),
+	by_tier AS MATERIALIZED (
+		SELECT tier, count(*) AS lines, count(*) FILTER (WHERE unit = 'requests') AS bills,
+			coalesce(sum(amount) FILTER (WHERE unit = 'period'), 0) AS prices,
+			coalesce(sum(amount) FILTER (WHERE unit <> 'period'), 0) AS overage, sum(amount) AS amount
+		FROM line GROUP BY tier),
+	total AS MATERIALIZED (SELECT sum(lines) AS lines, sum(bills) AS bills, sum(prices) AS prices, sum(overage) AS overage, sum(amount) AS amount FROM by_tier),
+	greatest_line AS MATERIALIZED (
+		SELECT *
+		FROM (SELECT *, CASE unit WHEN 'requests' THEN 1 WHEN 'credits' THEN 2 ELSE 3 END AS unit_number FROM line) l
+		ORDER BY amount DESC, subject COLLATE "C", period_start, unit_number LIMIT shown)
+	SELECT CASE WHEN t.lines IS NULL THEN '<p class="none">There is no bill of this time.</p>' ELSE
+		format('<p>The billing periods that contain %s, as far as they are decided. Amounts are rounded here, and summed up before that.</p>',
+			to_char(at, 'YYYY-MM-DD HH24:MI'))
+		|| (SELECT tierlimit._page_table('Bills by tier', 1, ARRAY['Tier', 'Bills', 'Prices', 'Overage', 'Amount'],
+				string_agg(tierlimit._page_row(coalesce(tierlimit._page_name(tier), '<i>no tier</i>'), tierlimit._page_number(bills),
+					tierlimit._page_money(prices), tierlimit._page_money(overage), tierlimit._page_money(amount)), ''
+					ORDER BY amount DESC, tier COLLATE "C"),
+				tierlimit._page_row('All', tierlimit._page_number(t.bills), tierlimit._page_money(t.prices),
+					tierlimit._page_money(t.overage), tierlimit._page_money(t.amount))) FROM by_tier)
+		|| (SELECT tierlimit._page_table('The greatest amounts', 4,
+				ARRAY['Key or account', 'Tier', 'Period', 'Unit', 'Used', 'Included', 'Over', 'Price', 'Amount'],
+				string_agg(tierlimit._page_row(tierlimit._page_name(subject), tierlimit._page_name(tier),
+					tierlimit._page_range(period_start, period_end), unit, tierlimit._page_number(used), tierlimit._page_number(included),
+					tierlimit._page_number(overage), trim_scale(unit_price)::text, tierlimit._page_money(amount)), ''
+					ORDER BY amount DESC, subject COLLATE "C", period_start, unit_number),
+				tierlimit._page_row('All' || CASE WHEN t.lines > shown THEN format(', with %s rows more', tierlimit._page_number(t.lines - shown)) ELSE '' END,
+					'', '', '', '', '', '', '', tierlimit._page_money(t.amount))) FROM greatest_line)
+		|| CASE WHEN t.lines > shown THEN format('<p>All rows: <code>SELECT * FROM tierlimit.billing_report(%s)</code></p>',
+			tierlimit._html(quote_literal(at))) ELSE '' END END
+	FROM total t;
+$$;
+
+COMMENT ON FUNCTION tierlimit._page_bills(timestamptz, integer) IS 'The page''s section on the bills of the periods that contain a time';
+
+-- Colours have the contrast that WCAG 2 asks for, in light and in dark: 4.5 to 1 for texts,
+-- and 3 to 1 for the columns.  Every other series is striped, so that neighbours differ
+-- also to those who see no colours.  What is printed is light, and has its tables open.
+CREATE FUNCTION tierlimit._page_style() RETURNS text
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+	SELECT $css$
+:root { color-scheme: light; --page: #fff; --shade: #f4f6f8; --text: #1f2328; --soft: #57606a; --line: #c5ccd3; --link: #0550ae;
+	--s1: #1f5fa8; --s2: #b35900; --s3: #1a7f5a; --s4: #8f3f97; --s5: #6b6b00; --s6: #5f6b7a }
+@media screen and (prefers-color-scheme: dark) {
+	:root { color-scheme: dark; --page: #14181d; --shade: #1d232a; --text: #e8ebee; --soft: #a9b3bd; --line: #444d56; --link: #79b8ff;
+		--s1: #6cb0f5; --s2: #f2a65a; --s3: #5fd0a5; --s4: #d695e0; --s5: #d6d060; --s6: #a3afbd }
+}
+* { box-sizing: border-box }
+body { margin: 0; background: var(--page); color: var(--text); font: 16px/1.5 system-ui, sans-serif }
+header, main, footer { max-width: 72rem; margin: 0 auto; padding: 0 1rem }
+h1 { margin: 2rem 0 0; line-height: 1.2 }
+h2 { margin: 3rem 0 .5rem; line-height: 1.2 }
+a { color: var(--link) }
+nav ul, .legend { display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; margin: .5rem 0; padding: 0; list-style: none }
+:focus-visible { outline: 3px solid var(--link); outline-offset: 2px }
+.skip { position: absolute; left: -99rem }
+.skip:focus { left: 1rem; top: 0; background: var(--page) }
+.none, figcaption, footer, caption, .figures dt { color: var(--soft) }
+.figures { display: flex; flex-wrap: wrap; gap: 1rem; margin: 1.5rem 0 0 }
+.figures div { flex: 1 1 9rem; padding: .75rem 1rem; background: var(--shade); border: 1px solid var(--line); border-radius: .5rem }
+.figures dd { margin: 0; font-size: 1.5rem; font-weight: 600; overflow-wrap: anywhere }
+figure { margin: 0 }
+.chart { display: block; overflow: visible; width: calc(100% - 5.5rem); margin: 3rem 2rem 3.75rem 3.5rem; font-size: 13px }
+.chart text { fill: var(--soft) }
+.grid { stroke: var(--line) }
+.axis { stroke: var(--soft) }
+.patterns { position: absolute; width: 0; height: 0 }
+.gap { fill: var(--page) }
+.track { fill: var(--line) }
+.s1, .c1 { fill: var(--s1) } .c2 { fill: var(--s2) } .s3 { fill: var(--s3) } .c4 { fill: var(--s4) } .s5 { fill: var(--s5) } .c6 { fill: var(--s6) }
+.s2 { fill: url(#stripes2) } .s4 { fill: url(#stripes4) } .s6 { fill: url(#stripes6) }
+.legend li { overflow-wrap: anywhere }
+summary { cursor: pointer; padding: .25rem 0 }
+.frame { overflow-x: auto; margin: .5rem 0 1rem }
+table { border-collapse: collapse; min-width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums }
+caption { text-align: left; padding: .25rem 0 }
+th, td { padding: .3rem .6rem; text-align: right; vertical-align: top; border-bottom: 1px solid var(--line); white-space: nowrap }
+th { font-weight: 600 }
+tbody th { font-weight: 400 }
+tfoot th, tfoot td { font-weight: 600; border-bottom: 0 }
+thead th { background: var(--shade) }
+.texts1 :nth-child(-n+1), .texts3 :nth-child(-n+3), .texts4 :nth-child(-n+4) { text-align: left }
+.text { display: block; min-width: 14rem; white-space: normal }
+bdi { display: inline-block; width: max-content; max-width: 20rem; overflow: clip; overflow-wrap: break-word; white-space: normal; vertical-align: top }
+.legend bdi { display: inline; overflow-wrap: anywhere }
+@media (max-width: 40rem) { .wide { display: none } body { font-size: 15px } bdi { max-width: 12rem } }
+@media print {
+	nav, .skip, summary { display: none }
+	body { font-size: 11px }
+	.frame { overflow: visible }
+	details::details-content { content-visibility: visible; block-size: auto }
+	figure svg, tr { break-inside: avoid }
+	h2, caption { break-after: avoid }
+	svg { print-color-adjust: exact }
+}
+$css$;
+$$;
+
+COMMENT ON FUNCTION tierlimit._page_style() IS 'The page''s style sheet';
+
+-- A range that has no beginning is shown from the first call on, and one without an end
+-- until now.
+CREATE FUNCTION tierlimit._page(since timestamptz, until timestamptz, step interval) RETURNS text
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_$
+DECLARE
+	zone text := current_setting('TimeZone');
+	room integer := 400;
+	begins timestamptz := since;
+	ends timestamptz := until;
+	billed_at timestamptz;
+	answers tierlimit._page_answer[];
+	buckets timestamptz[];
+BEGIN
+	SELECT array_agg(a) INTO answers FROM tierlimit._page_answers(since, until, step, zone) a;
+	IF NOT isfinite(since) THEN
+		begins := least((SELECT min(a.bucket) FROM unnest(answers) a), CASE WHEN isfinite(until) THEN until END, tierlimit._now());
+	END IF;
+	IF NOT isfinite(until) THEN
+		ends := greatest((SELECT max(a.bucket) FROM unnest(answers) a) + interval '1 microsecond', begins,
+			CASE WHEN since < until THEN tierlimit._now() END);
+	END IF;
+	buckets := tierlimit._page_buckets(begins, ends, step, zone, room);
+	IF cardinality(buckets) > room THEN
+		RAISE SQLSTATE '22023' USING MESSAGE = format('a page has room for %s steps', room),
+			DETAIL = format('From %s to %s there are more, one for each %s.', begins, ends, tierlimit._page_step_name(step)),
+			HINT = 'Take a longer step, or a shorter range.';
+	END IF;
+	billed_at := least(ends - interval '1 microsecond', tierlimit._now());
+
+	RETURN format($html$<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"/>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"/>
+<meta name="viewport" content="width=device-width, initial-scale=1"/>
+<title>API usage, %1$s</title>
+<style>%2$s</style></head>
+<body><a class="skip" href="#main">To the figures</a>
+<svg class="patterns" aria-hidden="true" focusable="false"><defs>%3$s</defs></svg>
+<header><h1>API usage</h1>
+<p>From %4$s until %5$s%8$s. Times are those of %6$s. Written on %7$s.</p>
+<nav aria-label="Sections"><ul><li><a href="#calls">Calls</a></li><li><a href="#denials">Denials</a></li><li><a href="#busiest">Busiest keys</a></li>
+<li><a href="#near">Near a limit</a></li><li><a href="#reasons">Reasons</a></li><li><a href="#bills">Bills</a></li></ul></nav></header>
+<main id="main" tabindex="-1">
+$html$, tierlimit._page_range(begins, ends), tierlimit._page_style(),
+		(SELECT string_agg(format('<pattern id="stripes%s" width="4000" height="%s" patternUnits="userSpaceOnUse">'
+				'<rect class="c%1$s" width="4000" height="8"/><rect class="gap" width="4000" y="2" height="1"/></pattern>', n, 2 + n), '' ORDER BY n)
+			FROM unnest(ARRAY[2, 4, 6]) n),
+		to_char(begins, 'YYYY-MM-DD HH24:MI'), to_char(ends, 'YYYY-MM-DD HH24:MI'), tierlimit._html(zone), to_char(tierlimit._now(), 'YYYY-MM-DD HH24:MI'),
+		CASE WHEN buckets[1] < begins OR tierlimit._bucket(ends, step, zone) < ends THEN ', which cuts the first or the last of the columns' ELSE '' END)
+		|| tierlimit._page_figures(answers)
+		|| tierlimit._page_over_time('calls', 'Admitted calls by tier', false, answers, step, buckets)
+		|| tierlimit._page_over_time('denials', 'Denied calls by tier', true, answers, step, buckets)
+		|| tierlimit._page_section('busiest', 'The busiest keys',
+			coalesce(tierlimit._page_busiest(since, until, 20), '<p class="none">Nobody called in this time.</p>'))
+		|| tierlimit._page_section('near', 'Near a limit', tierlimit._page_near_limits(20))
+		|| tierlimit._page_section('reasons', 'What was denied, and why', tierlimit._page_reasons(answers, 60))
+		|| tierlimit._page_section('bills', 'Bills', CASE WHEN isfinite(billed_at)
+			THEN tierlimit._page_bills(billed_at, 50) ELSE '<p class="none">There is no bill of this time.</p>' END)
+		|| E'</main><footer><p>Made by tierlimit from the request log and its sums.</p></footer></body></html>\n';
+END
+$_$;
+
+COMMENT ON FUNCTION tierlimit._page(timestamptz, timestamptz, interval) IS 'The work of report_page()';
+
+-- (to compile its queries takes longer than to run them)
+CREATE FUNCTION tierlimit.report_page("from" timestamptz, "to" timestamptz DEFAULT now(), step interval DEFAULT '1 day')
+	RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET DateStyle = 'ISO' SET jit = off AS $$
+BEGIN
+	PERFORM tierlimit._require_range($1, $2);
+	PERFORM tierlimit._bucket(now(), coalesce($3, '0'), current_setting('TimeZone'));
+	PERFORM tierlimit.log_flush();
+	RETURN tierlimit._page($1, $2, $3);
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit.report_page(timestamptz, timestamptz, interval) IS 'One HTML page on calls, denials, keys, limits and bills';
+
+--
 -- Statistics
 --
 
@@ -1760,7 +2348,7 @@ BEGIN
 	EXECUTE format('GRANT USAGE ON SCHEMA tierlimit TO %I', role);
 	EXECUTE format('GRANT USAGE ON TYPE tierlimit.verification TO %I', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION tierlimit.usage_report, tierlimit.billing_report,'
-				   ' tierlimit.usage_chart, tierlimit.simulate, tierlimit.verify TO %I', role);
+				   ' tierlimit.usage_chart, tierlimit.report_page, tierlimit.simulate, tierlimit.verify TO %I', role);
 	EXECUTE format('GRANT SELECT ON tierlimit.request_log, tierlimit.usage_hourly, tierlimit.usage_daily,'
 				   ' tierlimit.usage_by_code, tierlimit.bill TO %I', role);
 END
@@ -1898,4 +2486,4 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA tierlimit FROM PUBLIC;
 -- the views stat and stat_progress.
 GRANT EXECUTE ON FUNCTION tierlimit._stat_counters, tierlimit._stat_progress TO PUBLIC;
 
-REVOKE ALL ON TYPE tierlimit.decision, tierlimit.verification FROM PUBLIC;
+REVOKE ALL ON TYPE tierlimit.decision, tierlimit.verification, tierlimit._page_answer FROM PUBLIC;
