@@ -20,7 +20,7 @@ NO_LOCALE = 1
 
 REGRESS = install sliding tiers credits calendar shadow keys misuse \
 	transactions privileges log answers secrets gate anonymous paths retry \
-	downgrade postgrest statistics config extremes report bill simulate
+	downgrade postgrest statistics config extremes report bill simulate page
 REGRESS_OPTS = --inputdir=test --temp-instance=./tmp_check $(TEST_CONF)
 
 ISOLATION = change_tier keep_charge sign_up
