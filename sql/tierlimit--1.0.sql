@@ -1845,7 +1845,7 @@ CREATE FUNCTION tierlimit._page_chart(id text, title text, step interval, bucket
 	legend AS (
 		SELECT string_agg(format('<li><svg class="key" width="14" height="14" aria-hidden="true"><rect class="s%s" width="14" height="14"/></svg> %s: %s</li>',
 			s, series[s], tierlimit._page_number(value)), '' ORDER BY s) AS html
-		FROM (SELECT s, sum(value) AS value FROM cell GROUP BY s) t)
+		FROM (SELECT s, sum(value) AS value FROM cell GROUP BY s HAVING bool_or(value <> 0)) t)
 	SELECT format($html$<figure>
 <svg class="chart" height="240" role="img" aria-labelledby="%1$s-name %1$s-text"><title id="%1$s-name">%2$s</title>
 <desc id="%1$s-text">A column for each %3$s, from %4$s to %5$s. All have %8$s calls; the highest, of %6$s, has %7$s.</desc>
