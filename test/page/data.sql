@@ -30,7 +30,8 @@ INSERT INTO tierlimit.request_log (at, key, account, tier, endpoint, error_code,
 	SELECT at, name, account, tier, '/v1/quotes', 0, calls, 2 * calls
 	FROM caller, generate_series(timestamptz '2026-06-01', '2026-06-24 08:00', '1 hour') at,
 		LATERAL (SELECT weight * CASE WHEN extract(isodow FROM at) > 5 THEN 1 ELSE 2 END
-			* CASE WHEN extract(hour FROM at) BETWEEN 8 AND 18 THEN 3 ELSE 1 END / 4 AS calls) c
+			* CASE WHEN extract(hour FROM at) BETWEEN 8 AND 18 THEN 3 ELSE 1 END
+			* (16 + extract(day FROM at)::integer * weight % 7) / 72 AS calls) c
 	WHERE calls > 0
 	UNION ALL
 	SELECT at, name, account, tier, '/v1/quotes', CASE WHEN weight % 4 = 0 THEN 1010 ELSE 1008 END, denied, denied
