@@ -13,7 +13,7 @@
 
 SELECT tier, max(max) FILTER (WHERE name = 'minute') AS "per minute",
 	max(max) FILTER (WHERE name = 'day') AS "per day"
-FROM tierlimit.tier_limit GROUP BY tier ORDER BY 2;
+FROM tierlimit.tier_limit WHERE enforce GROUP BY tier ORDER BY 2;
 
 CREATE TEMPORARY TABLE played (second integer, LIKE tierlimit.decision);
 
@@ -82,3 +82,19 @@ COMMIT;
 \echo
 
 SELECT limit_name, "limit", used, remaining FROM tierlimit.usage('shop');
+
+\echo '== A bill =='
+\echo 'Another 120 calls of shop, at 2 credits; a month of its tier includes 100.'
+\echo
+
+SELECT count(*) AS calls FROM generate_series(1, 120) i, tierlimit.check('shop', NULL, 2 + 0 * i) d WHERE d.allowed;
+
+SELECT unit, used, included, overage, unit_price, amount
+FROM tierlimit.billing_report(tierlimit._now()) WHERE subject = 'shop';
+
+\echo '== The last ten minutes of shop and bob =='
+\echo
+
+SELECT to_char(s.bucket, 'HH24:MI') AS minute, s.requests AS shop, s.chart, b.requests AS bob, b.chart
+FROM tierlimit.usage_chart('shop', '1 minute', 10) s JOIN tierlimit.usage_chart('bob', '1 minute', 10) b USING (bucket)
+ORDER BY bucket;
