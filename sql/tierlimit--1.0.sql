@@ -957,6 +957,18 @@ CREATE VIEW tierlimit._billed_subject AS
 
 COMMENT ON VIEW tierlimit._billed_subject IS 'Keys and accounts, with what their billing periods and prices go by; an account has that of its oldest key';
 
+-- The same of one, by the index.
+CREATE FUNCTION tierlimit._billed(subject text, is_account boolean,
+		OUT tier text, OUT billing_anchor timestamptz, OUT billing_timezone text)
+	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT k.tier, k.billing_anchor, k.billing_timezone FROM tierlimit.api_key k WHERE NOT is_account AND k.name = subject
+	UNION ALL
+	(SELECT k.tier, k.billing_anchor, k.billing_timezone FROM tierlimit.api_key k WHERE is_account AND k.account = subject
+	ORDER BY k.created_at, k.name COLLATE "C" LIMIT 1);
+$$;
+
+COMMENT ON FUNCTION tierlimit._billed(text, boolean) IS 'What the billing periods of a key or an account go by';
+
 CREATE VIEW tierlimit._billed_tier AS
 	SELECT t.name AS tier, t.price, coalesce(longest.period, '1 month') AS length, l.*
 	FROM tierlimit.tier t,
@@ -1018,7 +1030,8 @@ BEGIN
 			coalesce(t.length, '1 month'), r.billing_anchor, coalesce(r.billing_timezone, 'UTC')
 		FROM (SELECT DISTINCT ON (subject, is_account) subject, is_account, first_at, tier
 				FROM tierlimit.bill_pending ORDER BY subject, is_account, first_at) n
-			LEFT JOIN tierlimit._billed_subject r USING (subject, is_account)
+			-- (whatever is known of a table that is mostly empty: one by one)
+			CROSS JOIN LATERAL tierlimit._billed(n.subject, n.is_account) r
 			LEFT JOIN tierlimit._billed_tier t ON t.tier = coalesce(r.tier, n.tier),
 			tierlimit._billing_period(n.subject, n.is_account, coalesce(t.length, '1 month'), r.billing_anchor,
 				coalesce(r.billing_timezone, 'UTC'), n.first_at) c
@@ -1097,7 +1110,7 @@ CREATE FUNCTION tierlimit._period_usage(subjects text[], accounts boolean[],
 		starts timestamptz[], ends timestamptz[])
 	RETURNS TABLE (subject text, is_account boolean, period_start timestamptz,
 		requests numeric, credits numeric, denied numeric, some_tier text, is_only_tier boolean)
-	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET DateStyle = 'ISO' AS $$
 DECLARE
 	parts text[];
 	belongs text;
@@ -1434,10 +1447,11 @@ $$;
 
 COMMENT ON FUNCTION tierlimit._require_range(timestamptz, timestamptz) IS 'Raise an ERROR unless this is a range';
 
+-- What sums are of which time, and what they are, is of one snapshot.
 CREATE FUNCTION tierlimit._usage_report(since timestamptz, until timestamptz, step interval, one_key text, zone text)
 	RETURNS TABLE (bucket timestamptz, key text, account text, tier text, endpoint text,
 		requests bigint, credits bigint, denied bigint)
-	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $_$
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET DateStyle = 'ISO' AS $_$
 #variable_conflict use_column
 DECLARE
 	days timestamptz[];
@@ -1449,7 +1463,6 @@ DECLARE
 BEGIN
 	PERFORM tierlimit._require_range($1, $2);
 	PERFORM tierlimit._bucket(now(), coalesce($3, '0'), coalesce($5, ''));
-	PERFORM tierlimit.log_flush();
 	SELECT array_agg(since) FILTER (WHERE source = 'day'), array_agg(bucket) FILTER (WHERE source = 'day'),
 		array_agg(since) FILTER (WHERE source = 'hour'), array_agg(bucket) FILTER (WHERE source = 'hour'),
 		array_agg(format('SELECT tierlimit._bucket(at, $5, $6), tierlimit._summed_key(key, tier, error_code), account, tier,
@@ -1490,7 +1503,8 @@ CREATE FUNCTION tierlimit.usage_report("from" timestamptz, "to" timestamptz DEFA
 		step interval DEFAULT '1 day', key text DEFAULT NULL, timezone text DEFAULT 'UTC')
 	RETURNS TABLE (bucket timestamptz, key text, account text, tier text, endpoint text,
 		requests bigint, credits bigint, denied bigint)
-	LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+	SELECT tierlimit.log_flush();
 	SELECT * FROM tierlimit._usage_report($1, $2, $3, $4, $5);
 $$;
 
@@ -1535,7 +1549,7 @@ COMMENT ON FUNCTION tierlimit.usage_chart(text, interval, integer) IS 'The calls
 CREATE FUNCTION tierlimit._running_bills(at timestamptz, summed_until timestamptz)
 	RETURNS TABLE (subject text, keys bigint, tier text, period_start timestamptz, period_end timestamptz,
 		unit text, used bigint, denied bigint, included bigint, overage bigint, unit_price numeric, amount numeric)
-	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $_$
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET DateStyle = 'ISO' AS $_$
 BEGIN
 	RETURN QUERY EXECUTE format($sql$
 		WITH tail AS MATERIALIZED (
@@ -1634,7 +1648,7 @@ COMMENT ON FUNCTION tierlimit._running_bills(timestamptz, timestamptz) IS 'Bills
 CREATE FUNCTION tierlimit.billing_report(at timestamptz DEFAULT now())
 	RETURNS TABLE (subject text, keys bigint, tier text, period_start timestamptz, period_end timestamptz,
 		unit text, used bigint, denied bigint, included bigint, overage bigint, unit_price numeric, amount numeric)
-	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+	LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
 #variable_conflict use_column
 BEGIN
 	IF $1 IS NULL OR NOT isfinite($1) THEN

@@ -57,6 +57,14 @@ SELECT s.* FROM spans s WHERE (SELECT (sum(requests), sum(credits), sum(denied))
 	IS DISTINCT FROM (SELECT (sum(requests) FILTER (WHERE error_code = 0), sum(credits) FILTER (WHERE error_code = 0), coalesce(sum(requests) FILTER (WHERE error_code <> 0), 0))::text
 		FROM tierlimit.request_log WHERE at >= "from" AND at < "to");
 
+-- and however a session writes times
+SET datestyle = 'SQL, DMY';
+SET timezone = 'Asia/Kolkata';
+SELECT sum(requests) = (SELECT sum(requests) FROM tierlimit.request_log WHERE error_code = 0 AND at >= '2026-03-28 22:59:59.999999+00' AND at < '2026-03-29 01:30:00.000001+00') AS same
+FROM tierlimit.usage_report('2026-03-28 22:59:59.999999+00', '2026-03-29 01:30:00.000001+00');
+SET datestyle = 'ISO';
+SET timezone = 'UTC';
+
 -- misuse
 SELECT * FROM tierlimit.usage_report(NULL);
 SELECT * FROM tierlimit.usage_report('2026-03-29', '2026-03-28');
