@@ -272,8 +272,8 @@ SELECT pg_catalog.pg_extension_config_dump('tierlimit.request_log_default', '');
 ALTER TABLE tierlimit.request_log_default REPLICA IDENTITY FULL;
 
 -- Sums of the log, of which reports and bills are made.  They are kept by hours, which
--- any zone's days are made of, by days, which a month of all keys is read from, and of all
--- keys together by what was answered.
+-- any zone's days are made of; by days; by months, which most bills are made of; and of
+-- all keys together by what was answered.
 CREATE TABLE tierlimit.usage_hourly (
 	hour timestamptz NOT NULL,
 	key text,
@@ -318,6 +318,23 @@ SELECT pg_catalog.pg_extension_config_dump('tierlimit.usage_daily', '');
 ALTER TABLE tierlimit.usage_daily REPLICA IDENTITY FULL;
 CREATE INDEX ON tierlimit.usage_daily (account, day) WHERE account IS NOT NULL;
 CREATE INDEX ON tierlimit.usage_daily USING brin (day);
+
+CREATE TABLE tierlimit.usage_monthly (
+	month timestamptz NOT NULL,
+	key text,
+	account text,
+	tier text,
+	requests bigint NOT NULL,
+	credits bigint NOT NULL,
+	denied bigint NOT NULL,
+	CONSTRAINT usage_monthly_key UNIQUE NULLS NOT DISTINCT (key, month, account, tier)
+) WITH (fillfactor = 80);
+
+COMMENT ON TABLE tierlimit.usage_monthly IS 'Sums of the request log by months of UTC; columns as in usage_hourly';
+
+SELECT pg_catalog.pg_extension_config_dump('tierlimit.usage_monthly', '');
+ALTER TABLE tierlimit.usage_monthly REPLICA IDENTITY FULL;
+CREATE INDEX ON tierlimit.usage_monthly (account, month) WHERE account IS NOT NULL;
 
 CREATE TABLE tierlimit.usage_by_code (
 	hour timestamptz NOT NULL,
@@ -470,7 +487,7 @@ BEGIN
 		RETURN true;
 	END IF;
 	FOR piece IN SELECT * FROM (VALUES ('request_log_default', 'at', before), ('usage_minute', 'minute', before),
-			('usage_hourly', 'hour', unused), ('usage_daily', 'day', unused), ('usage_by_code', 'hour', unused))
+			('usage_hourly', 'hour', unused), ('usage_daily', 'day', unused), ('usage_monthly', 'month', date_trunc('month', unused, 'UTC')), ('usage_by_code', 'hour', unused))
 			AS x (name, col, before) WHERE x.before IS NOT NULL LOOP
 		EXECUTE format('DELETE FROM tierlimit.%1$I WHERE ctid = ANY (ARRAY(
 			SELECT ctid FROM tierlimit.%1$I WHERE %2$I < $1 LIMIT 10000))', piece.name, piece.col)
@@ -540,6 +557,16 @@ CREATE FUNCTION tierlimit._add_to_sums(rows text) RETURNS text
 				sum(requests), tierlimit._saturated(sum(credits)), sum(denied)
 			FROM by_key GROUP BY 1, 2, 3, 4, 5
 			ON CONFLICT ON CONSTRAINT usage_daily_key DO UPDATE SET
+				requests = u.requests + excluded.requests,
+				credits = tierlimit._saturated(u.credits::numeric + excluded.credits),
+				denied = u.denied + excluded.denied),
+		monthly AS (
+			INSERT INTO tierlimit.usage_monthly AS u (month, key, account, tier, requests, credits, denied)
+			-- (the first month of all begins before the first time)
+			SELECT CASE WHEN hour < '4712-01-01 00:00+00 BC' THEN '-infinity' ELSE date_trunc('month', hour, 'UTC') END, key, account, tier,
+				sum(requests), tierlimit._saturated(sum(credits)), sum(denied)
+			FROM by_key GROUP BY 1, 2, 3, 4
+			ON CONFLICT ON CONSTRAINT usage_monthly_key DO UPDATE SET
 				requests = u.requests + excluded.requests,
 				credits = tierlimit._saturated(u.credits::numeric + excluded.credits),
 				denied = u.denied + excluded.denied),
@@ -1085,27 +1112,34 @@ $$;
 
 COMMENT ON FUNCTION tierlimit._bill_late_rows(timestamptz[], text[], text[], text[], integer[], integer[], bigint[], timestamptz) IS 'Note rows that come late for bills';
 
--- The whole days and hours of a period, which ends when the sums do at the latest: the last
--- ones need not be over, if the sums end in them.  Where the log is gone, an hour is where
--- it starts.
-CREATE FUNCTION tierlimit._whole_hours(period_start timestamptz, period_end timestamptz,
+-- The whole months, days and hours of UTC in a period, which ends when the sums do at the
+-- latest: the last ones need not be over, if the sums end in them.  Where the log is gone,
+-- an hour is where it starts.
+CREATE FUNCTION tierlimit._whole_parts(period_start timestamptz, period_end timestamptz,
 		summed_until timestamptz, kept_since timestamptz,
-		OUT until timestamptz, OUT first_day timestamptz, OUT end_day timestamptz,
-		OUT first_hour timestamptz, OUT end_hour timestamptz)
-	LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+		OUT until timestamptz, OUT first_month timestamptz, OUT end_month timestamptz,
+		OUT first_day timestamptz, OUT end_day timestamptz, OUT first_hour timestamptz, OUT end_hour timestamptz)
+	LANGUAGE sql STABLE PARALLEL SAFE AS $$
 	SELECT least(period_end, summed_until),
-		date_trunc('day', period_start + interval '1 day' - interval '1 microsecond', 'UTC'),
+		CASE WHEN period_start < '4712-01-01 00:00+00 BC' THEN '4712-01-01 00:00+00 BC'
+			WHEN period_start >= summed_until THEN 'infinity'
+			WHEN date_trunc('month', period_start, 'UTC') = period_start THEN period_start
+			ELSE (date_trunc('month', period_start AT TIME ZONE 'UTC') + interval '1 month') AT TIME ZONE 'UTC' END,
+		CASE WHEN period_end >= summed_until THEN summed_until WHEN period_end < '4712-01-01 00:00+00 BC' THEN '-infinity'
+			ELSE date_trunc('month', period_end, 'UTC') END,
+		-- (a day of the session's time zone may have 23 hours)
+		date_trunc('day', period_start + interval '24 hours' - interval '1 microsecond', 'UTC'),
 		CASE WHEN period_end >= summed_until THEN summed_until ELSE date_trunc('day', period_end, 'UTC') END,
 		date_trunc('hour', period_start + interval '1 hour' - interval '1 microsecond', 'UTC'),
 		CASE WHEN period_end >= summed_until THEN summed_until WHEN period_end <= kept_since THEN period_end
 			ELSE date_trunc('hour', period_end, 'UTC') END;
 $$;
 
-COMMENT ON FUNCTION tierlimit._whole_hours(timestamptz, timestamptz, timestamptz, timestamptz) IS 'The parts of a period that sums by days and by hours have';
+COMMENT ON FUNCTION tierlimit._whole_parts(timestamptz, timestamptz, timestamptz, timestamptz) IS 'The parts of a period that sums by months, days and hours have';
 
--- What the sums have of periods: whole days of UTC by days, the hours before and after these
--- by hours, and what is before and after those from the log.  A part that no period has is
--- not looked for.
+-- What the sums have of periods: whole months by months, the days before and after these by
+-- days, the hours before and after those by hours, and what is left from the log.  A part
+-- that no period has is not looked for.
 CREATE FUNCTION tierlimit._period_usage(subjects text[], accounts boolean[],
 		starts timestamptz[], ends timestamptz[])
 	RETURNS TABLE (subject text, is_account boolean, period_start timestamptz,
@@ -1119,19 +1153,26 @@ DECLARE
 	extent record;
 BEGIN
 	SELECT s.summed_until, s.kept_since INTO state FROM tierlimit.log_state s;
-	SELECT min(w.first_day) AS first_day, max(w.end_day) AS end_day, bool_or(p.account) AS any_account, bool_or(NOT p.account) AS any_key,
-		bool_or(w.first_day < w.end_day) AS any_days,
+	SELECT min(w.first_month) AS first_month, max(w.end_month) AS end_month, min(w.first_day) AS first_day, max(w.end_day) AS end_day,
+		bool_or(p.account) AS any_account, bool_or(NOT p.account) AS any_key, bool_or(w.first_month < w.end_month) AS any_months,
+		bool_or(w.first_day < least(w.first_month, w.end_day) OR greatest(w.end_month, w.first_month) < w.end_day) AS any_days,
 		bool_or(w.first_hour < least(w.first_day, w.end_hour) OR greatest(w.end_day, w.first_day) < w.end_hour) AS any_hours,
 		bool_or(p.period_start < least(w.first_hour, w.until) OR greatest(w.end_hour, w.first_hour) < w.until) AS any_rows
 	INTO extent
 	FROM unnest(subjects, accounts, starts, ends) AS p (subject, account, period_start, period_end),
-		tierlimit._whole_hours(p.period_start, p.period_end, state.summed_until, state.kept_since) w;
+		tierlimit._whole_parts(p.period_start, p.period_end, state.summed_until, state.kept_since) w;
 	FOR belongs, is_one IN VALUES ('p.subject = u.key AND u.account IS NULL AND NOT p.is_account', extent.any_key),
 			('p.subject = u.account AND p.is_account', extent.any_account) LOOP
 		CONTINUE WHEN is_one IS NOT TRUE;
+		IF extent.any_months THEN
+			parts := parts || format('SELECT p.subject, p.is_account, p.period_start, u.tier, u.requests, u.credits, u.denied
+				FROM p JOIN tierlimit.usage_monthly u ON %s AND u.month >= p.first_month AND u.month < p.end_month
+				WHERE u.month >= %L AND u.month < %L', belongs, extent.first_month, extent.end_month);
+		END IF;
 		IF extent.any_days THEN
 			parts := parts || format('SELECT p.subject, p.is_account, p.period_start, u.tier, u.requests, u.credits, u.denied
-				FROM p JOIN tierlimit.usage_daily u ON %s AND u.day >= p.first_day AND u.day < p.end_day
+				FROM p JOIN tierlimit.usage_daily u ON %s AND (u.day >= p.first_day AND u.day < least(p.first_month, p.end_day)
+					OR u.day >= greatest(p.end_month, p.first_month) AND u.day < p.end_day)
 				WHERE u.day >= %L AND u.day < %L', belongs, extent.first_day, extent.end_day);
 		END IF;
 		IF extent.any_hours THEN
@@ -1159,7 +1200,7 @@ BEGIN
 	RETURN QUERY EXECUTE format('WITH p AS MATERIALIZED (
 			SELECT p.subject, p.is_account, p.period_start, w.*
 			FROM unnest($1, $2, $3, $4) AS p (subject, is_account, period_start, period_end),
-				tierlimit._whole_hours(p.period_start, p.period_end, $5, $6) w)
+				tierlimit._whole_parts(p.period_start, p.period_end, $5, $6) w)
 		SELECT subject, is_account, period_start, sum(requests)::numeric, sum(credits)::numeric, sum(denied)::numeric,
 			max(tier COLLATE "C"), min(tier COLLATE "C") = max(tier COLLATE "C")
 		FROM (%s) x GROUP BY 1, 2, 3', array_to_string(parts, ' UNION ALL '))
@@ -1284,7 +1325,7 @@ COMMENT ON FUNCTION tierlimit._reopen_changed_periods() IS 'Have billing periods
 CREATE FUNCTION tierlimit._open_all_periods() RETURNS void
 	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	INSERT INTO tierlimit.bill_pending (subject, is_account, first_at, last_at, tier)
-	SELECT coalesce(account, key), account IS NOT NULL, min(day), max(day) + interval '1 day' - interval '1 microsecond', max(tier)
+	SELECT coalesce(account, key), account IS NOT NULL, min(day), max(day) + interval '24 hours' - interval '1 microsecond', max(tier)
 	FROM tierlimit.usage_daily WHERE key IS NOT NULL GROUP BY 1, 2, date_trunc('month', day, 'UTC');
 $$;
 
@@ -1414,7 +1455,7 @@ CREATE FUNCTION tierlimit._report_spans("from" timestamptz, "to" timestamptz, st
 		SELECT day, max(ends) AS ends, min(bucket) AS bucket
 		FROM (SELECT *, date_trunc('day', begins, 'UTC') AS day FROM hours) h
 		GROUP BY day HAVING bool_and(is_whole) AND min(bucket) = max(bucket)
-			AND day >= "from" AND least(day + interval '1 day', (SELECT summed_until FROM state)) <= "to"),
+			AND day >= "from" AND least(day + interval '24 hours', (SELECT summed_until FROM state)) <= "to"),
 	-- the time of hours that follow each other is read at once
 	rest AS (
 		SELECT greatest(begins, "from") AS begins, least(ends, "to") AS ends FROM hours WHERE NOT is_whole AND NOT is_only_sum
@@ -1966,7 +2007,7 @@ $$;
 COMMENT ON FUNCTION tierlimit._page_over_time(text, text, boolean, tierlimit._page_answer[], interval, timestamptz[]) IS 'The page''s section on calls, or on denied ones, over time by tier';
 
 -- Whose calls were counted, or denied, most often.  Days that have sums follow each other,
--- and so do those hours of a day.  All keys are read once, each source for itself, so that
+-- of which whole months are read by months; and so do those hours of a day.  All keys are read once, each source for itself, so that
 -- none has to be sorted, and by several processes if there are some; then those that are
 -- shown again, for their accounts and tiers.  What has no key that is known is one row.
 CREATE FUNCTION tierlimit._page_busiest(since timestamptz, until timestamptz, shown integer) RETURNS text
@@ -1986,12 +2027,20 @@ BEGIN
 				CASE error_code WHEN 0 THEN requests ELSE 0 END AS requests, CASE error_code WHEN 0 THEN credits ELSE 0 END AS credits,
 				CASE error_code WHEN 0 THEN 0 ELSE requests END AS denied
 			FROM tierlimit.request_log WHERE at >= %L AND at < %L', x.since, x.until)
-		WHEN 'hour' THEN format('SELECT * FROM tierlimit.usage_hourly WHERE hour >= %L AND hour < %L', x.since, x.until)
-		ELSE format('SELECT * FROM tierlimit.usage_daily WHERE day >= %L AND day < %L', x.since, x.until) END)
+		ELSE format('SELECT key, account, tier, requests, credits, denied FROM tierlimit.%I WHERE %I >= %L AND %I < %L',
+			CASE x.source WHEN 'hour' THEN 'usage_hourly' WHEN 'day' THEN 'usage_daily' ELSE 'usage_monthly' END,
+			x.source, x.since, x.source, x.until) END)
 	INTO sources
 	FROM (SELECT s.source, min(s.since) AS since, max(s.until) AS until
 		FROM tierlimit._report_spans($1, $2, '1 day', 'UTC') s
-		GROUP BY s.source, CASE s.source WHEN 'log' THEN s.since WHEN 'hour' THEN date_trunc('day', s.since, 'UTC') END) x;
+		GROUP BY s.source, CASE s.source WHEN 'log' THEN s.since WHEN 'hour' THEN date_trunc('day', s.since, 'UTC') END) s
+		LEFT JOIN tierlimit.log_state l ON s.source = 'day'
+		LEFT JOIN LATERAL tierlimit._whole_parts(s.since, s.until, l.summed_until, l.kept_since) w ON s.source = 'day',
+		LATERAL (SELECT s.source, s.since, s.until WHERE s.source <> 'day'
+			UNION ALL SELECT 'month', w.first_month, w.end_month WHERE s.source = 'day' AND w.first_month < w.end_month
+			UNION ALL SELECT 'day', s.since, least(w.first_month, s.until) WHERE s.source = 'day' AND s.since < least(w.first_month, s.until)
+			UNION ALL SELECT 'day', greatest(w.end_month, w.first_month), s.until
+				WHERE s.source = 'day' AND greatest(w.end_month, w.first_month) < s.until) x;
 	IF sources IS NULL THEN
 		RETURN NULL;
 	END IF;
@@ -2363,7 +2412,7 @@ BEGIN
 	EXECUTE format('GRANT USAGE ON TYPE tierlimit.verification TO %I', role);
 	EXECUTE format('GRANT EXECUTE ON FUNCTION tierlimit.usage_report, tierlimit.billing_report,'
 				   ' tierlimit.usage_chart, tierlimit.report_page, tierlimit.simulate, tierlimit.verify TO %I', role);
-	EXECUTE format('GRANT SELECT ON tierlimit.request_log, tierlimit.usage_hourly, tierlimit.usage_daily,'
+	EXECUTE format('GRANT SELECT ON tierlimit.request_log, tierlimit.usage_hourly, tierlimit.usage_daily, tierlimit.usage_monthly,'
 				   ' tierlimit.usage_by_code, tierlimit.bill TO %I', role);
 END
 $$;

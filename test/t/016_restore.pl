@@ -48,7 +48,7 @@ is(differences('original'), '', 'before: usage is the sum of the log');
 
 # All that is to be carried.
 my %tables = map { $_ => "SELECT * FROM tierlimit.$_ ORDER BY $_" }
-  qw(tier tier_limit api_key error_code request_log usage_hourly usage_daily usage_by_code usage_minute log_state bill);
+  qw(tier tier_limit api_key error_code request_log usage_hourly usage_daily usage_monthly usage_by_code usage_minute log_state bill);
 $tables{'the running bills'} = 'SELECT * FROM tierlimit.billing_report(now())';
 $tables{'bills that are not written'} = "SELECT * FROM tierlimit.billing_report(now() - interval '100 days')";
 my $partitions = q{SELECT inhrelid::regclass, pg_get_expr(relpartbound, c.oid), (SELECT count(*) FROM pg_index WHERE indrelid = c.oid)

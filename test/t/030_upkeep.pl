@@ -94,7 +94,7 @@ $reader->query_safe('COMMIT');
 #
 
 # (sums of what is dropped have no rows to be compared with)
-sql("DELETE FROM tierlimit.usage_hourly WHERE key IN ('old', 'late'); DELETE FROM tierlimit.usage_daily WHERE key IN ('old', 'late'); TRUNCATE tierlimit.usage_by_code; SELECT tierlimit.log_flush()");
+sql("DELETE FROM tierlimit.usage_hourly WHERE key IN ('old', 'late'); DELETE FROM tierlimit.usage_daily WHERE key IN ('old', 'late'); DELETE FROM tierlimit.usage_monthly WHERE key IN ('old', 'late'); TRUNCATE tierlimit.usage_by_code; SELECT tierlimit.log_flush()");
 my $writer = worker_pid();
 sql("SELECT count(*) FROM tierlimit.check_many(array_fill('by hand'::text, '{30}'), 'wide');
 	SELECT tierlimit.log_flush();

@@ -185,7 +185,7 @@ SQL
 }
 
 # How the sums and the rows of the log that they are of differ, '' if they don't:
-# those by hours, those by days, and those by answers.
+# those by hours, days and months, and those by answers.
 sub sums_differ
 {
 	my ($database) = @_;
@@ -202,6 +202,13 @@ sub sums_differ
 			FULL JOIN tierlimit.usage_hourly u ON l.hour = u.hour AND $compared WHERE l.hour IS NULL OR u.hour IS NULL",
 		"SELECT * FROM (SELECT date_trunc('day', at, 'UTC') AS day, $columns) l
 			FULL JOIN tierlimit.usage_daily u ON l.day = u.day AND $compared WHERE l.day IS NULL OR u.day IS NULL",
+		q{SELECT * FROM (SELECT CASE WHEN at < '4712-01-01 00:00+00 BC' THEN '-infinity' ELSE date_trunc('month', at, 'UTC') END AS month, tierlimit._summed_key(key, tier, error_code) AS key, account, tier,
+					coalesce(sum(requests) FILTER (WHERE error_code = 0), 0)::numeric AS requests,
+					coalesce(sum(credits) FILTER (WHERE error_code = 0), 0) AS credits,
+					coalesce(sum(requests) FILTER (WHERE error_code <> 0), 0)::numeric AS denied
+				FROM tierlimit.request_log, tierlimit.log_state WHERE at < summed_until GROUP BY 1, 2, 3, 4) l
+			FULL JOIN tierlimit.usage_monthly u ON (l.month, l.requests, l.credits, l.denied) = (u.month, u.requests, u.credits, u.denied)
+				AND (l.key, l.account, l.tier) IS NOT DISTINCT FROM (u.key, u.account, u.tier) WHERE l.month IS NULL OR u.month IS NULL},
 		q{SELECT * FROM (SELECT date_trunc('hour', at, 'UTC') AS hour, tier, error_code, sum(requests)::numeric AS requests, sum(credits) AS credits
 				FROM tierlimit.request_log, tierlimit.log_state WHERE at < summed_until GROUP BY 1, 2, 3) l
 			FULL JOIN tierlimit.usage_by_code u ON (l.hour, l.error_code, l.requests, l.credits) = (u.hour, u.error_code, u.requests, u.credits)
