@@ -1159,7 +1159,9 @@ BEGIN
 		bool_or(w.first_hour < least(w.first_day, w.end_hour) OR greatest(w.end_day, w.first_day) < w.end_hour) AS any_hours,
 		bool_or(p.period_start < least(w.first_hour, w.until) OR greatest(w.end_hour, w.first_hour) < w.until) AS any_rows
 	INTO extent
-	FROM unnest(subjects, accounts, starts, ends) AS p (subject, account, period_start, period_end),
+	-- (mostly, many have the same period)
+	FROM (SELECT DISTINCT p.period_start, p.period_end, p.account
+			FROM unnest(accounts, starts, ends) AS p (account, period_start, period_end)) p,
 		tierlimit._whole_parts(p.period_start, p.period_end, state.summed_until, state.kept_since) w;
 	FOR belongs, is_one IN VALUES ('p.subject = u.key AND u.account IS NULL AND NOT p.is_account', extent.any_key),
 			('p.subject = u.account AND p.is_account', extent.any_account) LOOP
@@ -1197,10 +1199,13 @@ BEGIN
 	IF parts IS NULL THEN
 		RETURN;
 	END IF;
-	RETURN QUERY EXECUTE format('WITH p AS MATERIALIZED (
-			SELECT p.subject, p.is_account, p.period_start, w.*
-			FROM unnest($1, $2, $3, $4) AS p (subject, is_account, period_start, period_end),
-				tierlimit._whole_parts(p.period_start, p.period_end, $5, $6) w)
+	RETURN QUERY EXECUTE format('WITH whole AS MATERIALIZED (
+			SELECT * FROM (SELECT DISTINCT p.period_start, p.period_end FROM unnest($3, $4) AS p (period_start, period_end)) p,
+				tierlimit._whole_parts(p.period_start, p.period_end, $5, $6)),
+		p AS MATERIALIZED (
+			SELECT p.subject, p.is_account, w.*
+			FROM unnest($1, $2, $3, $4) AS p (subject, is_account, period_start, period_end)
+				JOIN whole w USING (period_start, period_end))
 		SELECT subject, is_account, period_start, sum(requests)::numeric, sum(credits)::numeric, sum(denied)::numeric,
 			max(tier COLLATE "C"), min(tier COLLATE "C") = max(tier COLLATE "C")
 		FROM (%s) x GROUP BY 1, 2, 3', array_to_string(parts, ' UNION ALL '))
@@ -1593,7 +1598,8 @@ CREATE FUNCTION tierlimit._running_bills(at timestamptz, summed_until timestampt
 	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET DateStyle = 'ISO' AS $_$
 BEGIN
 	RETURN QUERY EXECUTE format($sql$
-		WITH tail AS MATERIALIZED (
+		WITH tiers AS MATERIALIZED (SELECT * FROM tierlimit._billed_tier),
+		tail AS MATERIALIZED (
 			SELECT coalesce(account, key) AS subject, account IS NOT NULL AS is_account, at, tier,
 				CASE error_code WHEN 0 THEN requests ELSE 0 END AS requests,
 				CASE error_code WHEN 0 THEN credits ELSE 0 END AS credits,
@@ -1608,10 +1614,10 @@ BEGIN
 				-- (whose calendar was changed)
 				UNION ALL SELECT r.subject, r.is_account FROM tierlimit.bill_period p
 					JOIN tierlimit._billed_subject r ON r.subject = p.subject AND r.is_account = p.is_account
-					JOIN tierlimit._billed_tier t ON t.tier = r.tier
+					JOIN tiers t ON t.tier = r.tier
 					WHERE NOT p.frozen AND (p.length, p.anchor, p.timezone) IS DISTINCT FROM (t.length, r.billing_anchor, r.billing_timezone)
 				-- (who pays a price from now on; before, there is a period)
-				UNION ALL SELECT r.subject, r.is_account FROM tierlimit._billed_subject r JOIN tierlimit._billed_tier t USING (tier)
+				UNION ALL SELECT r.subject, r.is_account FROM tierlimit._billed_subject r JOIN tiers t USING (tier)
 					WHERE t.price IS NOT NULL AND r.keys > 0 AND NOT EXISTS (SELECT FROM tierlimit.bill_period p
 						WHERE p.subject = r.subject AND p.is_account = r.is_account AND p.period_end > $1)
 				-- (after a restore, until the log writer has opened the periods)
@@ -1631,7 +1637,7 @@ BEGIN
 				LEFT JOIN tierlimit.bill_period p ON p.subject = c.subject AND p.is_account = c.is_account
 					AND p.period_start <= $1 AND p.period_end > $1
 				LEFT JOIN tierlimit._billed_subject r ON r.subject = c.subject AND r.is_account = c.is_account
-				LEFT JOIN tierlimit._billed_tier t ON t.tier = r.tier
+				LEFT JOIN tiers t ON t.tier = r.tier
 			WHERE NOT EXISTS (SELECT FROM billed b WHERE b.subject = c.subject AND b.is_account = c.is_account)),
 		named AS MATERIALIZED (
 			SELECT m.*, l.tier AS last_tier
@@ -1646,7 +1652,7 @@ BEGIN
 				CASE WHEN n.fits THEN ARRAY[n.period_start, n.period_end]
 					ELSE (SELECT ARRAY[c.period_start, c.period_end] FROM tierlimit._billing_period(n.subject, n.is_account,
 						coalesce(t.length, '1 month'), n.anchor, n.timezone, $1, n.period_start) c) END AS period
-			FROM named n LEFT JOIN tierlimit._billed_tier t ON t.tier = coalesce(n.tier, n.last_tier)),
+			FROM named n LEFT JOIN tiers t ON t.tier = coalesce(n.tier, n.last_tier)),
 		due AS MATERIALIZED (
 			SELECT subject, is_account, frozen, tier, last_tier, keys, created_at, opened_at, price, requests_included, requests_price,
 				credits_included, credits_price, period[1] AS period_start, period[2] AS period_end
@@ -1670,7 +1676,7 @@ BEGIN
 			LEFT JOIN carried c USING (subject, is_account)
 			CROSS JOIN LATERAL (SELECT CASE WHEN d.tier IS NOT NULL OR d.frozen THEN d.tier WHEN d.last_tier IS NOT NULL THEN d.last_tier
 				WHEN u.is_only_tier THEN u.some_tier ELSE tierlimit._last_tier(d.subject, d.is_account, d.period_end) END AS tier) x
-			LEFT JOIN tierlimit._billed_tier t ON t.tier = x.tier,
+			LEFT JOIN tiers t ON t.tier = x.tier,
 			tierlimit._bill_lines(d.keys,
 				CASE WHEN d.frozen THEN d.price WHEN d.period_end > d.created_at THEN t.price END,
 				coalesce(u.requests, 0) + coalesce(s.requests, 0) + coalesce(c.requests, 0),
@@ -1696,6 +1702,17 @@ BEGIN
 		RAISE SQLSTATE '22023' USING MESSAGE = 'a bill needs a time that its period contains';
 	END IF;
 	PERFORM tierlimit.log_flush();
+	-- a time that is before all open periods has bills only
+	IF EXISTS (SELECT FROM tierlimit.bill b WHERE b.period_start <= $1 AND b.period_end > $1)
+		AND EXISTS (SELECT FROM tierlimit.bill_state)
+		AND NOT EXISTS (SELECT FROM tierlimit.bill_period p WHERE p.period_start <= $1) THEN
+		RETURN QUERY
+		SELECT b.subject, b.keys, b.tier, b.period_start, b.period_end, b.unit, b.used, b.denied, b.included, b.overage,
+			b.unit_price, b.amount
+		FROM tierlimit.bill b WHERE b.period_start <= $1 AND b.period_end > $1
+		ORDER BY subject COLLATE "C", period_start, CASE unit WHEN 'requests' THEN 1 WHEN 'credits' THEN 2 ELSE 3 END;
+		RETURN;
+	END IF;
 	RETURN QUERY
 	SELECT * FROM (
 		SELECT b.subject, b.keys, b.tier, b.period_start, b.period_end, b.unit, b.used, b.denied, b.included, b.overage,
