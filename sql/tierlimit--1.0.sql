@@ -1294,7 +1294,7 @@ $$;
 
 COMMENT ON FUNCTION tierlimit._before_change() IS 'Trigger: bills of periods that are over do not change any more';
 
--- Logical replication fires those of rows only.
+-- Logical replication fires those of rows only, and those of TRUNCATE.
 DO $$
 DECLARE
 	tab text;
@@ -1304,6 +1304,7 @@ BEGIN
 			FOR EACH STATEMENT EXECUTE FUNCTION tierlimit._before_change()', tab);
 		EXECUTE format('CREATE TRIGGER bills_first_replicated BEFORE INSERT OR UPDATE OR DELETE ON tierlimit.%I
 			FOR EACH ROW EXECUTE FUNCTION tierlimit._before_change()', tab);
+		EXECUTE format('ALTER TABLE tierlimit.%I ENABLE ALWAYS TRIGGER bills_first', tab);
 		EXECUTE format('ALTER TABLE tierlimit.%I ENABLE REPLICA TRIGGER bills_first_replicated', tab);
 	END LOOP;
 END
