@@ -1092,11 +1092,17 @@ CREATE FUNCTION tierlimit._bill_late_rows(at timestamptz[], key text[], account 
 			CASE error_code WHEN 0 THEN 0 ELSE requests END AS denied
 		FROM unnest($1, $2, $3, $4, $5, $6, $7) AS r (at, key, account, tier, error_code, requests, credits)
 		WHERE at < $8 AND tierlimit._summed_key(key, tier, error_code) IS NOT NULL),
+	-- one that a session is putting down holds for as long as that session likes: the log is
+	-- not to wait for it
+	free AS MATERIALIZED (
+		SELECT p.subject, p.is_account, p.period_start
+		FROM tierlimit.bill_period p
+		WHERE (p.subject, p.is_account) IN (SELECT subject, is_account FROM late) AND p.period_end <= now()
+			AND p.touched_at < now() - interval '1 second'
+		FOR NO KEY UPDATE SKIP LOCKED),
 	touched AS (
 		UPDATE tierlimit.bill_period p SET touched_at = now()
-		FROM (SELECT DISTINCT subject, is_account FROM late) l
-		WHERE p.subject = l.subject AND p.is_account = l.is_account AND p.period_end <= now()
-			AND p.touched_at < now() - interval '1 second'),
+		FROM free f WHERE p.subject = f.subject AND p.is_account = f.is_account AND p.period_start = f.period_start),
 	carried AS (
 		SELECT * FROM late l
 		WHERE EXISTS (SELECT FROM tierlimit.bill b WHERE b.subject = l.subject AND b.is_account = l.is_account
