@@ -1232,7 +1232,7 @@ BEGIN
 	-- (where the log is gone, all that is known is the hour)
 	RETURN coalesce(
 		(SELECT tier FROM tierlimit.request_log l
-		WHERE at >= last AND at < before AND l.tier IS NOT NULL AND coalesce(l.account, l.key) = $1 AND (l.account IS NOT NULL) = $2
+		WHERE at >= last AND at < least(before, last + interval '1 hour') AND l.tier IS NOT NULL AND coalesce(l.account, l.key) = $1 AND (l.account IS NOT NULL) = $2
 		ORDER BY at DESC LIMIT 1),
 		(SELECT max(tier) FROM tierlimit.usage_hourly u
 		WHERE hour = last AND coalesce(u.account, u.key) = $1 AND (u.account IS NOT NULL) = $2));
