@@ -606,6 +606,7 @@ BEGIN
 	IF since IS NULL OR until IS NULL OR until <= since THEN
 		RETURN;
 	END IF;
+	PERFORM tierlimit._begin_bills();
 
 	EXECUTE tierlimit._add_to_sums('tierlimit.request_log WHERE at >= $1 AND at < $2')
 	USING since, until;
@@ -1268,15 +1269,16 @@ CREATE FUNCTION tierlimit._freeze_bills(over_at timestamptz, untouched_since tim
 		WHERE NOT frozen AND period_end <= over_at AND touched_at < untouched_since
 		ORDER BY period_end, subject, is_account LIMIT max_periods FOR UPDATE),
 	registered AS MATERIALIZED (
-		SELECT o.*, r.tier, r.keys FROM over o LEFT JOIN tierlimit._billed_subject r USING (subject, is_account)),
+		SELECT o.*, r.tier, r.keys, r.created_at FROM over o LEFT JOIN tierlimit._billed_subject r USING (subject, is_account)),
 	unregistered AS (
 		SELECT u.* FROM (SELECT array_agg(subject) AS subjects, array_agg(is_account) AS accounts, array_agg(period_start) AS starts,
 				array_agg(period_end) AS ends FROM registered WHERE tier IS NULL) x,
 			tierlimit._period_usage(x.subjects, x.accounts, x.starts, x.ends) u)
-	UPDATE tierlimit.bill_period p SET frozen = true, tier = n.tier, keys = n.keys, price = t.price,
+	UPDATE tierlimit.bill_period p SET frozen = true, tier = n.tier, keys = n.keys,
+		price = CASE WHEN n.created_at < n.period_end THEN t.price END,
 		requests_included = t.requests_included, requests_price = t.requests_price,
 		credits_included = t.credits_included, credits_price = t.credits_price
-	FROM (SELECT r.subject, r.is_account, r.period_start, coalesce(r.keys, 0) AS keys,
+	FROM (SELECT r.subject, r.is_account, r.period_start, r.period_end, r.created_at, coalesce(r.keys, 0) AS keys,
 			CASE WHEN r.tier IS NOT NULL THEN r.tier WHEN u.is_only_tier THEN u.some_tier
 				ELSE tierlimit._last_tier(r.subject, r.is_account, r.period_end) END AS tier
 		FROM registered r LEFT JOIN unregistered u USING (subject, is_account, period_start)) n
@@ -1338,26 +1340,50 @@ CREATE FUNCTION tierlimit._open_all_periods() RETURNS void
 	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	INSERT INTO tierlimit.bill_pending (subject, is_account, first_at, last_at, tier)
 	SELECT coalesce(account, key), account IS NOT NULL, min(day), max(day) + interval '24 hours' - interval '1 microsecond', max(tier)
-	FROM tierlimit.usage_daily WHERE key IS NOT NULL GROUP BY 1, 2, date_trunc('month', day, 'UTC');
+	FROM tierlimit.usage_daily WHERE key IS NOT NULL GROUP BY 1, 2, date_trunc('month', day, 'UTC')
+	UNION ALL SELECT subject, is_account, now(), now(), NULL FROM tierlimit.bill_carried;
 $$;
 
-COMMENT ON FUNCTION tierlimit._open_all_periods() IS 'Have bill_pending ask for the periods of all sums';
+COMMENT ON FUNCTION tierlimit._open_all_periods() IS 'Have bill_pending ask for the periods of all sums, and of what was carried over';
 
 -- Who pays a price has a period also without a call: whoever was registered since the last
--- time, from then on.
-CREATE FUNCTION tierlimit._open_priced_periods(since timestamptz) RETURNS void
+-- time, from then on.  Others without a period had no price the last time; these have one
+-- from a time on that the caller says.
+CREATE FUNCTION tierlimit._open_priced_periods(since timestamptz, others_from timestamptz) RETURNS void
 	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	INSERT INTO tierlimit.bill_pending (subject, is_account, first_at, last_at)
 	SELECT r.subject, r.is_account, n.at, n.at
 	FROM tierlimit._billed_subject r JOIN tierlimit._billed_tier t USING (tier),
-		tierlimit._calendar_period(t.length, r.billing_anchor, r.billing_timezone, since) c,
+		tierlimit._calendar_period(t.length, r.billing_anchor, r.billing_timezone,
+			CASE WHEN r.created_at >= since THEN r.created_at ELSE others_from END) c,
 		LATERAL (SELECT greatest(c.period_start, max(b.period_end)) AS at FROM tierlimit.bill b
 			WHERE b.subject = r.subject AND b.is_account = r.is_account) n
-	WHERE t.price IS NOT NULL AND r.keys > 0
+	WHERE t.price IS NOT NULL AND r.keys > 0 AND r.created_at <= now()
 		AND NOT EXISTS (SELECT FROM tierlimit.bill_period p WHERE p.subject = r.subject AND p.is_account = r.is_account);
 $$;
 
-COMMENT ON FUNCTION tierlimit._open_priced_periods(timestamptz) IS 'Have bill_pending ask for the periods of those who pay a price';
+COMMENT ON FUNCTION tierlimit._open_priced_periods(timestamptz, timestamptz) IS 'Have bill_pending ask for the periods of those who pay a price';
+
+-- Where none was opened yet, as after a restore, open the periods of all that is in the sums;
+-- and of those who pay a price, from where the sums end: that is when the dump was taken, so
+-- it is done before they go on.
+CREATE FUNCTION tierlimit._begin_bills() RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	since timestamptz := summed_until FROM tierlimit.log_state;
+BEGIN
+	IF since IS NULL OR EXISTS (SELECT FROM tierlimit.bill_state) THEN
+		RETURN;
+	END IF;
+	INSERT INTO tierlimit.bill_state SELECT now();
+	PERFORM tierlimit._open_all_periods();
+	PERFORM tierlimit._open_bill_periods();
+	PERFORM tierlimit._open_priced_periods(since, since);
+	PERFORM tierlimit._open_bill_periods();
+END
+$$;
+
+COMMENT ON FUNCTION tierlimit._begin_bills() IS 'Open all billing periods, if none was opened yet';
 
 -- Write bills of periods that are over and summed up, some at a time.  A period for which
 -- rows came late waits for a while: there may be more.  Who pays a price goes on with the
@@ -1375,13 +1401,9 @@ BEGIN
 	IF NOT EXISTS (SELECT FROM tierlimit.log_state) THEN
 		RETURN false;
 	END IF;
-	IF NOT EXISTS (SELECT FROM tierlimit.bill_state) THEN
-		PERFORM tierlimit._open_all_periods();
-		INSERT INTO tierlimit.bill_state SELECT now();
-		PERFORM tierlimit._open_bill_periods();
-		PERFORM tierlimit._open_priced_periods(now());
-	ELSIF (SELECT opened_until <= now() - interval '10 minutes' FROM tierlimit.bill_state) THEN
-		PERFORM tierlimit._open_priced_periods(opened_until) FROM tierlimit.bill_state;
+	PERFORM tierlimit._begin_bills();
+	IF (SELECT opened_until <= now() - interval '10 minutes' FROM tierlimit.bill_state) THEN
+		PERFORM tierlimit._open_priced_periods(opened_until, now()) FROM tierlimit.bill_state;
 		PERFORM tierlimit._reopen_changed_periods();
 		UPDATE tierlimit.bill_state SET opened_until = now();
 	END IF;
@@ -1685,7 +1707,11 @@ BEGIN
 				WHEN u.is_only_tier THEN u.some_tier ELSE tierlimit._last_tier(d.subject, d.is_account, d.period_end) END AS tier) x
 			LEFT JOIN tiers t ON t.tier = x.tier,
 			tierlimit._bill_lines(d.keys,
-				CASE WHEN d.frozen THEN d.price WHEN d.period_end > d.created_at THEN t.price END,
+				-- (one that is over, and was not opened for its price, has none)
+				CASE WHEN d.frozen THEN d.price
+					WHEN d.period_end > d.created_at AND (d.opened_at IS NOT NULL OR d.period_end > (
+						SELECT coalesce((SELECT opened_until FROM tierlimit.bill_state), (SELECT summed_until FROM tierlimit.log_state), tierlimit._now())))
+						THEN t.price END,
 				coalesce(u.requests, 0) + coalesce(s.requests, 0) + coalesce(c.requests, 0),
 				coalesce(u.credits, 0) + coalesce(s.credits, 0) + coalesce(c.credits, 0),
 				coalesce(u.denied, 0) + coalesce(s.denied, 0) + coalesce(c.denied, 0),
