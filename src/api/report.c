@@ -49,11 +49,16 @@ finite_argument(FunctionCallInfo fcinfo, int n)
 	return at;
 }
 
-/* The SQL function _calendar_period(length, anchor, timezone, at). */
+/*
+ * The SQL function _calendar_period(length, anchor, timezone, at).  A time zone
+ * that the server no longer has is UTC here: the bills of one key must not keep
+ * the log writer from its work for all.
+ */
 Datum
 tierlimit_calendar_period_1_0(PG_FUNCTION_ARGS)
 {
 	TupleDesc	desc;
+	const char *timezone;
 	Span		span;
 	Datum		values[2];
 	bool		nulls[2] = {0};
@@ -62,9 +67,12 @@ tierlimit_calendar_period_1_0(PG_FUNCTION_ARGS)
 		PG_RETURN_NULL();
 	if (get_call_result_type(fcinfo, NULL, &desc) != TYPEFUNC_COMPOSITE)
 		elog(ERROR, "return type must be a row type");
+	timezone = text_to_cstring(PG_GETARG_TEXT_PP(2));
+	if (!calendar_has_timezone(timezone))
+		timezone = "UTC";
 	span = calendar_span(PG_GETARG_INTERVAL_P(0),
 						 PG_ARGISNULL(1) ? DT_NOBEGIN : PG_GETARG_TIMESTAMPTZ(1),
-						 text_to_cstring(PG_GETARG_TEXT_PP(2)),
+						 timezone,
 						 finite_argument(fcinfo, 3));
 	values[0] = TimestampTzGetDatum(span.start);
 	values[1] = TimestampTzGetDatum(span.end);

@@ -44,6 +44,16 @@ find_timezone(const char *timezone)
 	return zone != NULL && pg_tz_acceptable(zone) ? zone : NULL;
 }
 
+/*
+ * Return whether the server has this time zone now.  One that it had when its
+ * name was checked may be gone, with an update or on another server.
+ */
+bool
+calendar_has_timezone(const char *timezone)
+{
+	return find_timezone(timezone) != NULL;
+}
+
 /* Return a time zone; raises an ERROR if the server does not know it. */
 static pg_tz *
 require_timezone(const char *timezone)

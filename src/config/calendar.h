@@ -15,6 +15,7 @@ extern Span calendar_span(const Interval *length, TimestampTz anchor,
 						  const char *timezone, TimestampTz now);
 extern TimestampTz calendar_bucket(const Interval *step, const char *timezone,
 								   TimestampTz at);
+extern bool calendar_has_timezone(const char *timezone);
 extern bool calendar_knows_timezone(const char *timezone);
 extern uint64 calendar_phase(TimestampTz anchor, const char *timezone);
 
