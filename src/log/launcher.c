@@ -261,7 +261,9 @@ list_databases(void)
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
 		MemoryContext own = MemoryContextSwitchTo(context);
 
-		if (database->datallowconn && !database->datistemplate)
+		/* (-2: DROP DATABASE was interrupted, and nobody can connect) */
+		if (database->datallowconn && !database->datistemplate &&
+			database->datconnlimit != -2)
 			databases = lappend_oid(databases, database->oid);
 		MemoryContextSwitchTo(own);
 	}
@@ -295,7 +297,7 @@ visit_next(void)
 		!has_passed(started[visited].at, now, LONGEST_VISIT))
 		return true;
 	database = linitial_oid(visits);
-	if (queue_of(database) == NULL)
+	if (queue_of(database) == NULL && database_exists(database))
 	{
 		int			number = queue_take_for_visit(database);
 
