@@ -913,6 +913,7 @@ CREATE TABLE tierlimit.bill_period (
 	length interval NOT NULL,
 	anchor timestamptz,
 	timezone text NOT NULL,
+	is_whole boolean NOT NULL,
 	touched_at timestamptz NOT NULL DEFAULT '-infinity',
 	frozen boolean NOT NULL DEFAULT false,
 	tier text,
@@ -927,6 +928,7 @@ CREATE TABLE tierlimit.bill_period (
 
 COMMENT ON TABLE tierlimit.bill_period IS 'Billing periods that are not on a bill yet';
 COMMENT ON COLUMN tierlimit.bill_period.length IS 'this, the anchor and the time zone are those that the period was made by';
+COMMENT ON COLUMN tierlimit.bill_period.is_whole IS 'it is a period of that calendar, which no change of it has cut: only these cost a price';
 COMMENT ON COLUMN tierlimit.bill_period.touched_at IS 'when something was last added to it by a row that came late';
 COMMENT ON COLUMN tierlimit.bill_period.frozen IS 'it is over, and the columns from tier on are what held at its end';
 
@@ -1022,12 +1024,20 @@ CREATE FUNCTION tierlimit._calendar_period(length interval, anchor timestamptz, 
 
 COMMENT ON FUNCTION tierlimit._calendar_period(interval, timestamptz, text, timestamptz) IS 'The calendar period that a time is in, as windows have it';
 
+CREATE TYPE tierlimit._billing_span AS (
+	period_start timestamptz,
+	period_end timestamptz,
+	is_whole boolean
+);
+
+COMMENT ON TYPE tierlimit._billing_span IS 'A billing period; whole, if it is one of its calendar';
+
 -- The billing period of a time: that of the calendar, as far as it is free of the subject's
 -- other periods.  NULL if the time is in one of these.  One of them, by its start, can be
 -- taken for not there.
 CREATE FUNCTION tierlimit._billing_period(subject text, is_account boolean, length interval, anchor timestamptz,
-		timezone text, at timestamptz, instead_of timestamptz DEFAULT NULL,
-		OUT period_start timestamptz, OUT period_end timestamptz)
+		timezone text, at timestamptz, instead_of timestamptz DEFAULT NULL)
+	RETURNS tierlimit._billing_span
 	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	WITH other AS (
 		(SELECT b.period_start, b.period_end FROM tierlimit.bill b
@@ -1038,7 +1048,8 @@ CREATE FUNCTION tierlimit._billing_period(subject text, is_account boolean, leng
 		UNION ALL
 		(SELECT p.period_start, p.period_end FROM tierlimit.bill_period p
 			WHERE p.subject = $1 AND p.is_account = $2 AND p.period_start <> coalesce(instead_of, 'infinity')))
-	SELECT greatest(c.period_start, n.since), least(c.period_end, n.until)
+	SELECT greatest(c.period_start, n.since), least(c.period_end, n.until),
+		n.since <= c.period_start IS NOT FALSE AND n.until >= c.period_end IS NOT FALSE
 	FROM (SELECT max(o.period_end) FILTER (WHERE o.period_start <= at) AS since,
 			min(o.period_start) FILTER (WHERE o.period_start > at) AS until FROM other o) n,
 		tierlimit._calendar_period(length, anchor, timezone, at) c
@@ -1047,15 +1058,32 @@ $$;
 
 COMMENT ON FUNCTION tierlimit._billing_period(text, boolean, interval, timestamptz, text, timestamptz, timestamptz) IS 'The billing period that a time is in, between the subject''s others';
 
+-- The same where the calendar was changed since the period of a time was opened: what is over
+-- of that, before the new calendar's running period, is a part that stays together.
+CREATE FUNCTION tierlimit._changed_period(subject text, is_account boolean, length interval, anchor timestamptz,
+		timezone text, at timestamptz, opened_at timestamptz)
+	RETURNS tierlimit._billing_span
+	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT opened_at, r.period_start, false
+	FROM tierlimit._calendar_period(length, anchor, timezone, tierlimit._now()) r
+	WHERE opened_at < r.period_start AND at < r.period_start
+	UNION ALL
+	SELECT p.* FROM tierlimit._calendar_period(length, anchor, timezone, tierlimit._now()) r,
+		tierlimit._billing_period(subject, is_account, length, anchor, timezone, at, opened_at) p
+	WHERE (opened_at < r.period_start AND at < r.period_start) IS NOT TRUE;
+$$;
+
+COMMENT ON FUNCTION tierlimit._changed_period(text, boolean, interval, timestamptz, text, timestamptz, timestamptz) IS 'The billing period that a time is in, by a calendar that was changed';
+
 -- Open the periods that bill_pending asks for.  Usage that goes on after the end of a
 -- period asks for the next one in the next round.
 CREATE FUNCTION tierlimit._open_bill_periods() RETURNS void
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	WHILE EXISTS (SELECT FROM tierlimit.bill_pending) LOOP
-		INSERT INTO tierlimit.bill_period (subject, is_account, period_start, period_end, length, anchor, timezone)
+		INSERT INTO tierlimit.bill_period (subject, is_account, period_start, period_end, length, anchor, timezone, is_whole)
 		SELECT n.subject, n.is_account, c.period_start, c.period_end,
-			coalesce(t.length, '1 month'), r.billing_anchor, coalesce(r.billing_timezone, 'UTC')
+			coalesce(t.length, '1 month'), r.billing_anchor, coalesce(r.billing_timezone, 'UTC'), c.is_whole
 		FROM (SELECT DISTINCT ON (subject, is_account) subject, is_account, first_at, tier
 				FROM tierlimit.bill_pending ORDER BY subject, is_account, first_at) n
 			-- (whatever is known of a table that is mostly empty: one by one)
@@ -1275,7 +1303,7 @@ CREATE FUNCTION tierlimit._freeze_bills(over_at timestamptz, untouched_since tim
 				array_agg(period_end) AS ends FROM registered WHERE tier IS NULL) x,
 			tierlimit._period_usage(x.subjects, x.accounts, x.starts, x.ends) u)
 	UPDATE tierlimit.bill_period p SET frozen = true, tier = n.tier, keys = n.keys,
-		price = CASE WHEN n.created_at < n.period_end THEN t.price END,
+		price = CASE WHEN p.is_whole AND n.created_at < n.period_end THEN t.price END,
 		requests_included = t.requests_included, requests_price = t.requests_price,
 		credits_included = t.credits_included, credits_price = t.credits_price
 	FROM (SELECT r.subject, r.is_account, r.period_start, r.period_end, r.created_at, coalesce(r.keys, 0) AS keys,
@@ -1319,7 +1347,9 @@ END
 $$;
 
 -- Periods that go by another calendar than their subject does now, since its tier, anchor
--- or time zone was changed: what is not over of them is made again.
+-- or time zone was changed: the one that runs is the new calendar's, and what is over before
+-- that stays together.  So nothing is sold for a time before the change: a part costs no
+-- price.
 CREATE FUNCTION tierlimit._reopen_changed_periods() RETURNS void
 	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	WITH changed AS (
@@ -1327,10 +1357,14 @@ CREATE FUNCTION tierlimit._reopen_changed_periods() RETURNS void
 		USING tierlimit._billed_subject r LEFT JOIN tierlimit._billed_tier t USING (tier)
 		WHERE r.subject = p.subject AND r.is_account = p.is_account AND NOT p.frozen AND p.period_end > now()
 			AND (p.length, p.anchor, p.timezone) IS DISTINCT FROM (t.length, r.billing_anchor, r.billing_timezone)
-		RETURNING p.*)
+		RETURNING p.subject, p.is_account, p.period_start, t.length, r.billing_anchor AS anchor, r.billing_timezone AS timezone),
+	cut AS MATERIALIZED (
+		SELECT c.*, r.period_start AS cut_at FROM changed c, tierlimit._calendar_period(c.length, c.anchor, c.timezone, now()) r),
+	part AS (
+		INSERT INTO tierlimit.bill_period (subject, is_account, period_start, period_end, length, anchor, timezone, is_whole)
+		SELECT subject, is_account, period_start, cut_at, length, anchor, timezone, false FROM cut WHERE period_start < cut_at)
 	INSERT INTO tierlimit.bill_pending (subject, is_account, first_at, last_at)
-	SELECT subject, is_account, period_start, greatest(least(now(), period_end - interval '1 microsecond'), period_start)
-	FROM changed;
+	SELECT subject, is_account, greatest(period_start, cut_at), greatest(period_start, cut_at) FROM cut;
 $$;
 
 COMMENT ON FUNCTION tierlimit._reopen_changed_periods() IS 'Have billing periods follow a changed calendar';
@@ -1661,7 +1695,7 @@ BEGIN
 				coalesce(r.billing_timezone, 'UTC') AS timezone, r.billing_anchor AS anchor, r.subject IS NOT NULL AS registered,
 				CASE WHEN p.frozen THEN p.tier ELSE r.tier END AS tier,
 				CASE WHEN p.frozen THEN p.keys ELSE coalesce(r.keys, 0) END AS keys,
-				r.created_at, p.requests_included, p.requests_price, p.credits_included, p.credits_price, p.price
+				r.created_at, p.is_whole, p.requests_included, p.requests_price, p.credits_included, p.credits_price, p.price
 			FROM candidate c
 				LEFT JOIN tierlimit.bill_period p ON p.subject = c.subject AND p.is_account = c.is_account
 					AND p.period_start <= $1 AND p.period_end > $1
@@ -1678,14 +1712,14 @@ BEGIN
 				ON l.subject = m.subject AND l.is_account = m.is_account),
 		placed AS MATERIALIZED (
 			SELECT n.*, n.period_start AS opened_at,
-				CASE WHEN n.fits THEN ARRAY[n.period_start, n.period_end]
-					ELSE (SELECT ARRAY[c.period_start, c.period_end] FROM tierlimit._billing_period(n.subject, n.is_account,
-						coalesce(t.length, '1 month'), n.anchor, n.timezone, $1, n.period_start) c) END AS period
+				CASE WHEN n.fits THEN ROW(n.period_start, n.period_end, n.is_whole)::tierlimit._billing_span
+					ELSE tierlimit._changed_period(n.subject, n.is_account, coalesce(t.length, '1 month'), n.anchor, n.timezone,
+						$1, n.period_start) END AS period
 			FROM named n LEFT JOIN tiers t ON t.tier = coalesce(n.tier, n.last_tier)),
 		due AS MATERIALIZED (
 			SELECT subject, is_account, frozen, tier, last_tier, keys, created_at, opened_at, price, requests_included, requests_price,
-				credits_included, credits_price, period[1] AS period_start, period[2] AS period_end
-			FROM placed WHERE period[1] IS NOT NULL),
+				credits_included, credits_price, (period).period_start, (period).period_end, (period).is_whole
+			FROM placed WHERE (period).period_start IS NOT NULL),
 		summed AS (
 			SELECT u.* FROM (SELECT array_agg(subject) AS subjects, array_agg(is_account) AS accounts,
 					array_agg(period_start) AS starts, array_agg(period_end) AS ends FROM due) d,
@@ -1694,9 +1728,10 @@ BEGIN
 			SELECT d.subject, d.is_account, sum(l.requests) AS requests, sum(l.credits) AS credits, sum(l.denied) AS denied
 			FROM due d JOIN tail l ON l.subject = d.subject AND l.is_account = d.is_account
 				AND l.at >= d.period_start AND l.at < d.period_end GROUP BY 1, 2),
+		-- (where a period is made anew of several, the first of these has it)
 		carried AS (
 			SELECT c.* FROM tierlimit.bill_carried c JOIN due d USING (subject, is_account)
-			WHERE d.opened_at = (SELECT min(p.period_start) FROM tierlimit.bill_period p
+			WHERE d.period_start <= d.opened_at AND d.opened_at = (SELECT min(p.period_start) FROM tierlimit.bill_period p
 				WHERE p.subject = c.subject AND p.is_account = c.is_account))
 		SELECT d.subject, d.keys, x.tier, d.period_start, d.period_end, l.*
 		FROM due d
@@ -1709,7 +1744,7 @@ BEGIN
 			tierlimit._bill_lines(d.keys,
 				-- (one that is over, and was not opened for its price, has none)
 				CASE WHEN d.frozen THEN d.price
-					WHEN d.period_end > d.created_at AND (d.opened_at IS NOT NULL OR d.period_end > (
+					WHEN d.is_whole AND d.period_end > d.created_at AND (d.opened_at IS NOT NULL OR d.period_end > (
 						SELECT coalesce((SELECT opened_until FROM tierlimit.bill_state), (SELECT summed_until FROM tierlimit.log_state), tierlimit._now())))
 						THEN t.price END,
 				coalesce(u.requests, 0) + coalesce(s.requests, 0) + coalesce(c.requests, 0),
