@@ -393,5 +393,29 @@ CALL keep_bills();
 SQL
 is(sql('SELECT count(*) FROM tierlimit.bill', 'copied'), 0, 'an extension that is made anew has no bills');
 
+#
+# A calendar that is changed in mid-period
+#
+
+new_database('calendars');
+sql(<<'SQL', 'calendars');
+INSERT INTO tierlimit.tier (name, price) VALUES ('monthly', 49), ('weekly', 7);
+INSERT INTO tierlimit.tier_limit (tier, name, period, kind, unit, max, enforce) VALUES
+	('monthly', 'month', '1 month', 'calendar', 'credits', 1000, false), ('weekly', 'week', '1 week', 'calendar', 'credits', 1000, false);
+INSERT INTO tierlimit.api_key (name, tier, created_at) VALUES ('changer', 'monthly', now() - interval '1 year');
+SELECT count(*) FROM tierlimit.check_many(array_fill('changer'::text, '{5}'));
+SELECT tierlimit.log_flush();
+CALL keep_bills();
+UPDATE tierlimit.api_key SET tier = 'weekly', billing_anchor = now() - interval '1 year 10 days' WHERE name = 'changer';
+SQL
+my $of_changer = q{SELECT count(*) FILTER (WHERE unit = 'period'), sum(used) FILTER (WHERE unit = 'requests') FROM (
+	SELECT unit, used FROM tierlimit.bill WHERE subject = 'changer'
+	UNION ALL SELECT unit, used FROM tierlimit.billing_report() WHERE subject = 'changer') x};
+is(sql($of_changer, 'calendars'), '1|5', 'a changed calendar: one price, as reported at once');
+sql("UPDATE tierlimit.bill_state SET opened_until = now() - interval '1 hour'; CALL keep_bills()", 'calendars');
+is(sql($of_changer, 'calendars'), '1|5', 'a changed calendar: and as the log writer has it');
+is( sql("SELECT count(*) FROM tierlimit.bill WHERE subject = 'changer' AND unit = 'period'", 'calendars'),
+	'0', 'a changed calendar: a part of a period has no price');
+
 $node->stop;
 done_testing();
