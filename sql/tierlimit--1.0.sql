@@ -961,12 +961,14 @@ COMMENT ON TABLE tierlimit.bill_carried IS 'Usage of a period that was on a bill
 
 SELECT pg_catalog.pg_extension_config_dump('tierlimit.bill_carried', '');
 
--- One row once all sums have their periods.  It is not dumped, as most of those are not.
+-- One row once all sums have their periods.  It is not dumped, as most of those are not:
+-- so it tells a database in use from one that is being restored, in which nobody must sum
+-- up rows that are not there yet.
 CREATE TABLE tierlimit.bill_state (
 	opened_until timestamptz NOT NULL
 );
 
-COMMENT ON TABLE tierlimit.bill_state IS 'One row: how far the keeping of bills has come';
+COMMENT ON TABLE tierlimit.bill_state IS 'One row, once calls were logged here: how far the keeping of bills has come';
 COMMENT ON COLUMN tierlimit.bill_state.opened_until IS 'keys with a price that were registered before have an open period';
 
 CREATE UNIQUE INDEX ON tierlimit.bill_state ((true));
@@ -1077,8 +1079,11 @@ COMMENT ON FUNCTION tierlimit._changed_period(text, boolean, interval, timestamp
 
 -- Open the periods that bill_pending asks for.  Usage that goes on after the end of a
 -- period asks for the next one in the next round.
+--
+-- Tables of bills grow by thousands of rows within a transaction, and plans would be made for
+-- how large they were when they were last analyzed: so indexes are used, whatever that was.
 CREATE FUNCTION tierlimit._open_bill_periods() RETURNS void
-	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET jit = off AS $$
 BEGIN
 	WHILE EXISTS (SELECT FROM tierlimit.bill_pending) LOOP
 		INSERT INTO tierlimit.bill_period (subject, is_account, period_start, period_end, length, anchor, timezone, is_whole)

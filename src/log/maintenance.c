@@ -66,6 +66,9 @@ typedef struct Maintenance
 
 static Maintenance maintenance;
 
+/* Whether nobody has called: see maintenance_set_visit(). */
+static bool is_visit = false;
+
 /*
  * Each of these statements does a piece of what is to be done; it returns
  * a row if there is more.
@@ -97,10 +100,20 @@ static SpiStatement read_state = {
 	"SELECT summed_until FROM tierlimit.log_state", 0, {0}, NULL
 };
 
-/* A log is summed up from the hour on in which its first row is written. */
+/* This returns a row if calls were logged in this database, not elsewhere. */
+static SpiStatement is_in_use = {
+	"SELECT FROM tierlimit.bill_state", 0, {0}, NULL
+};
+
+/*
+ * A log is summed up from the hour on in which its first row is written, and
+ * who pays a price is looked for at the next opportunity.
+ */
 static SpiStatement make_state = {
-	"INSERT INTO tierlimit.log_state (summed_until) VALUES"
-	" (pg_catalog.date_trunc('hour', pg_catalog.now(), 'UTC'))", 0, {0}, NULL
+	"WITH made AS (INSERT INTO tierlimit.log_state (summed_until) VALUES"
+	"  (pg_catalog.date_trunc('hour', pg_catalog.now(), 'UTC')))"
+	" INSERT INTO tierlimit.bill_state (opened_until)"
+	" VALUES (pg_catalog.now() OPERATOR(pg_catalog.-) '1 hour'::interval) ON CONFLICT DO NOTHING", 0, {0}, NULL
 };
 
 /*
@@ -321,6 +334,35 @@ maintenance_is_due(void)
 }
 
 /*
+ * Say whether this process only visits the database, where nobody has called.
+ * Then it leaves a database alone that is not in use, which may be one that is
+ * being restored: whose tables are there, and whose rows are not all.
+ */
+void
+maintenance_set_visit(bool visit)
+{
+	is_visit = visit;
+}
+
+/* Return whether there is something to be kept up. */
+static bool
+is_to_be_kept(void)
+{
+	SpiReading	reading;
+	bool		in_use;
+
+	if (installation_if_any() == NULL)
+		return false;
+	if (!is_visit)
+		return true;
+	spi_begin(&reading);
+	spi_run(&reading, &is_in_use, NULL);
+	in_use = SPI_processed > 0;
+	spi_end(&reading);
+	return in_use;
+}
+
+/*
  * Do one of the things that are due: the caller has each of them done in a
  * transaction of its own.  Drops are last.
  */
@@ -329,7 +371,7 @@ maintenance_run(void)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (installation_if_any() == NULL)
+	if (!is_to_be_kept())
 	{
 		maintenance.partitions_due = maintenance.sums_due =
 			maintenance.bills_due = maintenance.drops_due = now + RETRY_PAUSE;

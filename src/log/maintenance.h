@@ -16,6 +16,7 @@
 extern TimestampTz maintenance_summed_until(void);
 extern void maintenance_prepare(void);
 extern bool maintenance_is_due(void);
+extern void maintenance_set_visit(bool visit);
 extern void maintenance_run(void);
 
 #endif							/* TIERLIMIT_MAINTENANCE_H */

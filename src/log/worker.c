@@ -470,7 +470,10 @@ work(TimestampTz active)
 		if (maintenance_is_due())
 			keep_up();
 		if (anything_to_write())
+		{
 			active = now;
+			maintenance_set_visit(false);
+		}
 		if (!flush_wanted() ||
 			(anything_to_write() && !flush_queue()))
 			pause_before_retry();
@@ -512,6 +515,7 @@ tierlimit_worker_main(Datum number)
 	/* Only now is there error handling that a cancel could end in. */
 	pqsignal(SIGTERM, handle_sigterm);
 	elog(DEBUG1, "tierlimit log writer has started");
+	maintenance_set_visit(orders.visits);
 	work(orders.visits ? 0 : GetCurrentTimestamp());
 	elog(DEBUG1, "tierlimit log writer leaves");
 	if (queue == NULL)
