@@ -193,7 +193,7 @@ $locker->query_safe('LOCK TABLE tierlimit.request_log');
 sub blocked
 {
 	my ($name, $settings) = @_;
-	my $session = call_in_background($name, ($settings // '')
+	my $session = call_in_background("simulate $name", ($settings // '')
 		  . "SELECT count(*) FROM tierlimit.simulate('strict', '2026-03-04', '2027-01-01'); SELECT 'next';");
 
 	wait_until("SELECT phase FROM tierlimit.stat_progress WHERE command = 'simulate'", 'replaying calls');
@@ -234,7 +234,7 @@ $locker->quit;
 sql("INSERT INTO tierlimit.request_log (at, key, tier, error_code, requests, credits)
 	VALUES ('2090-01-01', 'many', 'strict', 0, 2147483647, 0);
 	INSERT INTO tierlimit.tier VALUES ('nothing')");
-$session = call_in_background('busy', "SELECT * FROM tierlimit.simulate('nothing', '2090-01-01', '2091-01-01')");
+$session = call_in_background('simulate busy', "SELECT * FROM tierlimit.simulate('nothing', '2090-01-01', '2091-01-01')");
 wait_until("SELECT phase $running", 'replaying calls');
 sql("SELECT pg_cancel_backend(pid) $running");
 wait_until("SELECT count(*) $running", '0');

@@ -102,6 +102,8 @@ sub call_in_background
 	my ($name, $sql, $database) = @_;
 	my $file = "$PostgreSQL::Test::Utils::tmp_check/$name";
 
+	# (tests share the folder, and may have used the name)
+	unlink "$file.sql";
 	PostgreSQL::Test::Utils::append_to_file("$file.sql", $sql);
 	my $psql = IPC::Run::start(
 		[ 'psql', '-XqAt', '-d', $node->connstr($database // 'postgres'), '-f', "$file.sql" ],
